@@ -1,0 +1,83 @@
+"""One running program: settings, ledger, and (once loaded) engine and guard. Both front ends hold exactly one.
+
+Creating a session is cheap and imports no torch; `load` does the heavy part and can run behind the first paint.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from assistant import pipeline
+from assistant.events import Event
+from assistant.pipeline import Request
+from assistant.settings import Settings
+
+if TYPE_CHECKING:
+    from assistant.lm.engine import Engine
+    from assistant.store.ledger import Ledger
+    from explain.attribution import Attribution
+    from safety.guard import Guard
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is being done and the fraction done (None: unknown)."""
+
+
+class Session:
+    """Everything a front end needs: `load()`, then `respond()` and `explain()`; `ledger` works from the start."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.engine: Engine | None = None
+        self.guard: Guard | None = None
+        self._busy = threading.Lock()  # one model, one computation at a time
+
+    @property
+    def ready(self) -> bool:
+        """Whether `load` has finished."""
+        return self.engine is not None and self.guard is not None
+
+    def load(self, progress: Progress = lambda what, fraction: None) -> None:
+        """Load guard and model, fetching the model when it is missing. Raises ModelError or SafetyUnavailable."""
+        from assistant.loading import load_engine, load_guard
+
+        with self._busy:
+            self.guard = self.guard or load_guard(self.settings, progress)
+            self.engine = self.engine or load_engine(self.settings, progress)
+
+    def respond(self, request: Request, cancel: threading.Event | None = None) -> Iterator[Event]:
+        """The events of one turn (see `pipeline.respond`); loads first when that has not happened."""
+        if self.engine is None or self.guard is None:
+            self.load()
+        assert self.engine is not None and self.guard is not None
+        with self._busy:
+            yield from pipeline.respond(
+                request, engine=self.engine, guard=self.guard, ledger=self.ledger, cancel=cancel
+            )
+
+    def explain(
+        self,
+        turn: str,
+        *,
+        method: str = "ablation",
+        token: int | None = None,
+        progress: Progress = lambda what, fraction: None,
+        cancel: threading.Event | None = None,
+    ) -> Attribution:
+        """Explain the reply of a logged turn, or its token number `token`, and keep the explanation in the ledger.
+
+        Raises ExplanationError when the turn has no reply, its text was erased, or another model is loaded.
+        """
+        from assistant.explaining import explain_turn
+
+        if self.engine is None:
+            self.load(progress)
+        assert self.engine is not None
+        with self._busy:
+            attribution = explain_turn(
+                self.engine, self.ledger.turn(turn), method=method, token=token, progress=progress, cancel=cancel
+            )
+        self.ledger.record_attribution(turn, attribution)
+        return attribution

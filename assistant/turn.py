@@ -1,0 +1,160 @@
+"""The values a conversation is made of. Pure data: ids are given by the pipeline, storage is the ledger's concern."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from assistant.errors import UsageError
+from safety.verdict import Verdict
+
+Role = Literal[
+    "system",  # how the assistant is to behave
+    "user",  # what the person wrote
+    "assistant",  # what the model replied
+]
+
+Finish = Literal[
+    "stop",  # the model ended its reply, or a stop string was met
+    "length",  # max_tokens or the context was reached
+    "stopped",  # the person stopped it; the part written is kept
+    "blocked_prompt",  # the filter stopped the prompt: nothing was generated
+    "blocked_output",  # the reply was withdrawn by moderation
+    "error",  # the engine failed; the part written is kept
+    "interrupted",  # the program died in mid-reply; recovered at the next start
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation as the model is shown it."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. With `temperature` 0 the likeliest token always wins."""
+
+    temperature: float = 0.7
+    top_k: int = 40
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 0.95
+    """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens at least this fraction as likely as the likeliest; 0 keeps all."""
+    repetition_penalty: float = 1.1
+    """Divide the logits of tokens already seen by this; 1 is none (Keskar et al. 2019)."""
+    seed: int | None = None
+    """An unsigned 64-bit number; None draws one, which is then logged."""
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("temperature", 0.0, 10.0), ("top_k", 0, 10**6), ("top_p", 0.0, 1.0), ("min_p", 0.0, 1.0),
+            ("repetition_penalty", 0.1, 10.0), ("max_tokens", 1, 10**6),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise UsageError(f"{name} must be between {low} and {high}, not {value}")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed must be between 0 and {2**64 - 1}, not {self.seed}")
+        if any(not s for s in self.stop):
+            raise UsageError("a stop string must not be empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a reply cost."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """How many of the prompt's tokens were already in the key-value cache."""
+    reply_tokens: int = 0
+    load_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    joules: float | None = None
+    energy_source: str = "none"
+    """`measured:rapl`, `measured:nvml`, `estimated: …` with its assumption, or `none`."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed; 0 when nothing was decoded."""
+        return self.reply_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The usage under its public JSON names."""
+        return {**asdict(self), "tokens_per_second": round(self.tokens_per_second, 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which model answered, precisely enough to replay it."""
+
+    name: str
+    sha256: str
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One token the model could have written, with its log-probability in nats."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyToken:
+    """One generated token. `text` is empty while a character is still incomplete."""
+
+    index: int
+    id: int
+    text: str
+    logprob: float
+    """Natural log of its probability under the model (before temperature and truncation)."""
+    entropy: float
+    """Of the model's distribution at this step, in nats."""
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One prompt and what became of it."""
+
+    id: str
+    conversation: str
+    prompt: str
+    """As passed on: with placeholders where the filter redacted."""
+    reply: str
+    """What was shown in the end. A blocked reply is replaced by the refusal."""
+    finish: Finish
+    prompt_verdict: Verdict
+    output_verdict: Verdict | None
+    usage: Usage
+    model: ModelInfo
+    sampling: Sampling
+    """With the seed that was really used."""
+    system: str = ""
+    parent: str | None = None
+    """The turn this one follows; two turns with one parent are siblings (branches)."""
+    tokens: tuple[ReplyToken, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    """The token ids exactly as fed to the model."""
+    created_us: int = 0
+    """Microseconds since 1970, UTC."""
+    raw: bool = False
+    """Plain continuation without a chat format."""
+    language: str = ""
+    """`zh` or `en`, of the prompt."""
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def in_context(self) -> bool:
+        """Whether later turns show this one to the model: blocked turns never are."""
+        return self.finish not in ("blocked_prompt", "blocked_output")
