@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from assistant.audit import schema
+from assistant.audit.outside import collect
 from assistant.audit.report import Problem, Report
 from assistant.store.commitment import commit
 from assistant.store.ledger import Ledger
@@ -36,12 +38,13 @@ def verify(
     ledger: Ledger,
     *,
     contents: bool = True,
-    roots: Iterable[tuple[int, bytes, str]] = (),
+    checkpoints: Iterable[Path] = (),
+    outside: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Check the whole log, or without `contents` only chain, tree, schema and checkpoints.
 
-    `roots` are (size, root, name) from outside: what the log's root must have been at that size.
+    Compared with the checkpoints kept outside the log (unless `outside` is False) and those in the files `checkpoints`.
     """
     report = Report()
     with ledger.exclusive() as connection:
@@ -54,8 +57,9 @@ def verify(
         edges = dict(connection.execute("SELECT size, hashes FROM frontier").fetchall())
     report.checkpoints = len(known)
     expected: dict[int, list[tuple[bytes, str]]] = {size: [entry] for size, entry in known.items()}
-    for size, root, name in roots:
-        expected.setdefault(size, []).append((root, name))
+    report.log = log_name(ledger)
+    for point, name in collect(report.log, ledger.path if outside else None, checkpoints, report, kept=outside):
+        expected.setdefault(point.size, []).append((point.root, name))
         report.checkpoints += 1
     for size in sorted(size for size in expected if size > report.size):
         name = expected[size][0][1]
@@ -73,7 +77,6 @@ def verify(
         walk.page(first, last, rows, bodies, gone)
         progress(walk.seq, report.size)
     report.root = walk.tree.root().hex()
-    report.log = log_name(ledger)
     with ledger.exclusive() as connection:
         walk.finish(connection)
     return report

@@ -11,14 +11,22 @@ from assistant.cli.audit_common import database_options, open_ledger, plain, pri
 
 @click.command()
 @click.option("--content/--no-content", default=True, help="Also compare every text with its commitment.")
+@click.option(
+    "--checkpoint", "checkpoints", multiple=True, type=click.Path(path_type=Path), help="A checkpoint kept elsewhere."
+)
+@click.option("--outside/--no-outside", default=True, help="Compare with the checkpoints in the state folder.")
 @database_options
 @click.pass_context
-def verify(ctx: click.Context, db: Path | None, as_json: bool, content: bool) -> None:
+def verify(
+    ctx: click.Context, db: Path | None, as_json: bool, content: bool, checkpoints: tuple[Path, ...], outside: bool
+) -> None:
     """Recompute every hash of the log and say what is not as it was written, and where."""
     from assistant.audit.verify import verify as run
 
     with open_ledger(db) as ledger:
-        report = run(ledger, contents=content, progress=progress_bar("verifying"))
+        report = run(
+            ledger, contents=content, checkpoints=checkpoints, outside=outside, progress=progress_bar("verifying")
+        )
     if as_json:
         print_json(report.to_dict())
     else:

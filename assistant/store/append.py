@@ -27,6 +27,8 @@ class Appender:
         self._clock = clock
         self._head: tree.Head | None = None
         self.stamp: dict[str, Any] = {}
+        self.appended = 0
+        """Records added since the last checkpoint."""
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -63,6 +65,7 @@ class Appender:
         if rows:
             self._connection.executemany("INSERT INTO content VALUES (?, ?, ?, ?, ?)", rows)
         self._head = tree.Head(seq, link)
+        self.appended += 1
         projections.apply(self._connection, record)
         if seq % tree.EVERY == 0:
             tree.store_frontier(self._connection, seq)

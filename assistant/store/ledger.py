@@ -23,8 +23,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Unpack
 
 from assistant.errors import LedgerError, UsageError
-from assistant.store import journal, listing, migrations, reading, records, recovery, search
+from assistant.store import journal, listing, migrations, reading, records, recovery, search, tree
 from assistant.store.append import Appender, Clock
+from assistant.store.checkpoint import Checkpoint, keep_outside
 from assistant.store.connection import BUSY_SECONDS, as_database, connect, translated
 from assistant.store.content import PROMPT, as_part, decode, json_part, text_part
 from assistant.store.listing import Filter, Filters, TurnRow
@@ -36,10 +37,12 @@ from explain.attribution import Attribution
 
 __all__ = ["Conversation", "Filter", "Hit", "Ledger", "TurnRow"]
 
-_RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema")
+_RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema", "checkpoint", "redact", "import")
 _KIND = re.compile(r"[a-z][a-z._-]{1,31}")
 _PART = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _JOURNAL_WAIT_MS = 50
+_PIN_EVERY = 200
+"""Records between two checkpoints of a program that goes on running."""
 _log = logging.getLogger(__name__)
 
 
@@ -91,6 +94,8 @@ class Ledger:
             try:
                 if self._unwritten:
                     self._write_unwritten()
+                self._connection.execute("PRAGMA busy_timeout = 1000")  # nobody waits long for a program that ends
+                self._pin_from_time_to_time(at_least=1)
             finally:
                 self._closed = True
                 with contextlib.suppress(sqlite3.Error):
@@ -163,6 +168,7 @@ class Ledger:
         try:
             with self._writing():
                 self._write_unwritten()
+                self._pin_from_time_to_time(at_least=_PIN_EVERY)
         except LedgerError as error:
             raise LedgerError(
                 f"{error}; the reply is kept in memory and will be logged as soon as that works"
@@ -205,6 +211,16 @@ class Ledger:
             raise UsageError(f"an event cannot set the field {bad[0]!r} itself")
         with self._writing(), self._appender.transaction():
             return self._appender.append(kind, fields, [as_part(name, value) for name, value in content.items()])
+
+    def checkpoint(self) -> Checkpoint:
+        """Pin down the whole log as it is now, in the log and in a file outside it. Raises LedgerError."""
+        with self._writing():
+            with self._appender.transaction() as connection:
+                point = self._pin(connection)
+            self._appender.appended = 0
+            if self.path is not None:
+                keep_outside(point, self.path)
+            return point
 
     def recover(self) -> list[str]:
         """Close as `interrupted` the turns of programs that died while writing them. Returns their ids.
@@ -390,6 +406,27 @@ class Ledger:
                 "INSERT OR IGNORE INTO process VALUES (?, ?, ?)", (process.id, process.pid, process.started)
             )
         return process.id
+
+    def _pin(self, connection: sqlite3.Connection) -> Checkpoint:
+        size = tree.head(connection).size
+        root = tree.frontier(connection, size).root()
+        tree.store_frontier(connection, size)
+        log = connection.execute("SELECT record ->> '$.log' FROM ledger WHERE seq = 1").fetchone()[0]
+        self._appender.append("checkpoint", {"size": size, "root": root.hex()})
+        ts = connection.execute("SELECT ts FROM ledger WHERE seq = ?", (size + 1,)).fetchone()[0]
+        point = Checkpoint(log, size, root, ts)
+        connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", (size, root, point.note, ts))
+        return point
+
+    def _pin_from_time_to_time(self, at_least: int) -> None:
+        """A checkpoint when this program has added so many records; in a file only. A failure harms no turn."""
+        if self.path is None or self.read_only or self._appender.appended < at_least:
+            return
+        try:
+            self.checkpoint()
+        except LedgerError as error:
+            _log.warning("no checkpoint could be made: %s", error)
+        self._appender.appended = 0
 
     def _write_unwritten(self) -> None:
         for turn in list(self._unwritten.values()):
