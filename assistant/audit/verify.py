@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.audit import schema
-from assistant.audit.outside import collect
+from assistant.audit.outside import check_signatures, collect, kept_inside
 from assistant.audit.report import Problem, Report
 from assistant.store.commitment import commit
 from assistant.store.ledger import Ledger
@@ -40,10 +40,12 @@ def verify(
     contents: bool = True,
     checkpoints: Iterable[Path] = (),
     outside: bool = True,
+    key: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Check the whole log, or without `contents` only chain, tree, schema and checkpoints.
 
+    With the public `key`, every signed checkpoint must bear its signature, and there must be one.
     Compared with the checkpoints kept outside the log (unless `outside` is False) and those in the files `checkpoints`.
     """
     report = Report()
@@ -58,9 +60,13 @@ def verify(
     report.checkpoints = len(known)
     expected: dict[int, list[tuple[bytes, str]]] = {size: [entry] for size, entry in known.items()}
     report.log = log_name(ledger)
+    signed = kept_inside(ledger, report)
     for point, name in collect(report.log, ledger.path if outside else None, checkpoints, report, kept=outside):
         expected.setdefault(point.size, []).append((point.root, name))
         report.checkpoints += 1
+        signed.append(point)
+    if key is not None:
+        check_signatures(signed, key, report)
     for size in sorted(size for size in expected if size > report.size):
         name = expected[size][0][1]
         report.add(

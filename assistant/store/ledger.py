@@ -242,7 +242,7 @@ class Ledger:
             return reading.read_turn(connection, reading.full_id(connection, turn_id))
 
     def thread(self, turn_id: str | None) -> list[Turn]:
-        """The turn and its ancestors, oldest first; without their tokens, which `turn` has. Empty for None."""
+        """The turn and its ancestors, oldest first; without tokens, which `turn` has. Empty for None."""
         if turn_id is None:
             return []
         with self._reading() as connection:
@@ -274,7 +274,7 @@ class Ledger:
             return reading.read_turn(connection, row[0]) if row else None
 
     def turns(self, conversation: str) -> list[Turn]:
-        """Every turn of a conversation in every branch, oldest first; without their tokens, which `turn` has."""
+        """Every turn of a conversation in every branch, oldest first; without tokens, which `turn` has."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT turn FROM ledger WHERE conv = ? AND kind = 'intent' ORDER BY seq", (conversation,)

@@ -13,7 +13,7 @@ from assistant.errors import LedgerError
 from assistant.language import clean_intake
 from assistant.store import canonical
 from assistant.store.canonical import Record
-from assistant.store.content import PROMPT, TOKENS, decode
+from assistant.store.content import PROMPT, PROMPT_IDS, TOKENS, decode
 from assistant.store.records import CLOSING, turn_of
 from assistant.turn import Turn
 from explain.attribution import Attribution
@@ -51,7 +51,7 @@ def full_id(connection: sqlite3.Connection, turn: str) -> str:
 
 
 def read_turn(connection: sqlite3.Connection, turn: str, *, tokens: bool = True) -> Turn:
-    """The turn with exactly this id; without `tokens` their part is left unread."""
+    """The turn with exactly this id; without `tokens` those of prompt and reply are left unread."""
     opened: Record | None = None
     closed: Record | None = None
     for (text,) in connection.execute("SELECT record FROM ledger WHERE turn = ? ORDER BY seq", (turn,)).fetchall():
@@ -65,7 +65,7 @@ def read_turn(connection: sqlite3.Connection, turn: str, *, tokens: bool = True)
     parts: dict[str, Any] = {}
     erased: list[str] = []
     for record in (opened, closed) if closed else (opened,):
-        found, gone = read_parts(connection, record, without=() if tokens else (TOKENS,))
+        found, gone = read_parts(connection, record, without=() if tokens else (TOKENS, PROMPT_IDS))
         parts |= found
         erased += gone
     if closed is None:

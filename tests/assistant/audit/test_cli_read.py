@@ -84,7 +84,7 @@ def test_search(db: str) -> None:
 
 def test_verify(db: str) -> None:
     result = run("verify", "--db", db)
-    assert result.exit_code == 0 and result.stdout.startswith("ok: 6 records, 2 turns, 9 texts")
+    assert result.exit_code == 0 and result.stdout.startswith("ok: 6 records, 2 turns, 11 texts")
     assert json.loads(run("verify", "--json", "--db", db).stdout)["outcome"] == "ok"
 
 
