@@ -17,6 +17,7 @@ from typing import Any
 from assistant.audit import schema
 from assistant.audit.outside import check_signatures, collect, kept_inside
 from assistant.audit.report import Problem, Report
+from assistant.store.checkpoint import Checkpoint
 from assistant.store.commitment import commit
 from assistant.store.ledger import Ledger
 from assistant.store.merkle import GENESIS, Frontier, leaf_hash, link_hash
@@ -59,19 +60,20 @@ def verify(
         edges = dict(connection.execute("SELECT size, hashes FROM frontier").fetchall())
     report.checkpoints = len(known)
     expected: dict[int, list[tuple[bytes, str]]] = {size: [entry] for size, entry in known.items()}
+    for size in sorted(size for size in known if size > report.size):
+        message = f"the checkpoint kept in the log covers {size} records, but it has only {report.size}: it was cut"
+        report.add(Problem("checkpoint", message))
     report.log = log_name(ledger)
     signed = kept_inside(ledger, report)
     for point, name in collect(report.log, ledger.path if outside else None, checkpoints, report, kept=outside):
-        expected.setdefault(point.size, []).append((point.root, name))
         report.checkpoints += 1
         signed.append(point)
+        if point.size <= report.size:
+            expected.setdefault(point.size, []).append((point.root, name))
+        else:
+            report.add(_too_short(point, name, ledger.path, report.size))
     if key is not None:
         check_signatures(signed, key, report)
-    for size in sorted(size for size in expected if size > report.size):
-        name = expected[size][0][1]
-        report.add(
-            Problem("checkpoint", f"{name} covers {size} records, but the log has only {report.size}: it was cut")
-        )
 
     walk = _Walk(report, expected, edges, contents)
     page = _CONTENT_PAGE if contents else _PAGE
@@ -86,6 +88,14 @@ def verify(
     with ledger.exclusive() as connection:
         walk.finish(connection)
     return report
+
+
+def _too_short(point: Checkpoint, name: str, database: Path | None, size: int) -> Problem:
+    """A checkpoint covers more than there is: the log was cut, unless this is an older copy in another place."""
+    copied = point.database not in ("", str(database.absolute()) if database else "")
+    cause = "this is an older copy" if copied else "it was cut"
+    message = f"{name} covers {point.size} records, but the log has only {size}: {cause}"
+    return Problem("checkpoint", message, tampered=not copied)
 
 
 class _Walk:

@@ -22,6 +22,8 @@ from sqlite_utils.utils import sqlite3 as driver  # type: ignore[attr-defined]  
 from assistant.errors import LedgerError
 from assistant.store.migrations import APPLICATION_ID, newest_version
 
+__all__ = ["as_database", "connect", "driver", "explain", "inspect_header", "translated"]
+
 BUSY_SECONDS = 15.0
 _MAGIC = b"SQLite format 3\x00"
 _OLDEST_SQLITE = (3, 38)  # the operator ->>
