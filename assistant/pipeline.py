@@ -68,7 +68,7 @@ def respond(
     ids = engine.render_raw(prompt) if request.raw else engine.render(
         as_messages(request.system, history, prompt), reserve=request.sampling.max_tokens
     )  # fmt: skip
-    turn = replace(turn, prompt_ids=ids.ids, notices=language.notices(turn.language, engine, ids))
+    turn = replace(turn, prompt_ids=ids.ids, notices=language.notices(turn.language, engine, ids, first=not history))
     ledger.open_turn(turn)
     for text in turn.notices:
         yield Notice(text)

@@ -33,13 +33,13 @@ class Settings:
     """The safety policy: strict, balanced, open."""
     language: str = "auto"
     """Language of the interface: zh, en, or auto (from the locale)."""
-    system: str = "You are a helpful AI assistant named Pellucid. Answer briefly and honestly."
-    """The system prompt of new conversations."""
-    temperature: float = 0.7
+    system: str = ""
+    """The system prompt of new conversations; empty takes the one the model was trained with."""
+    temperature: float = 0.2
     """Randomness of the reply; 0 always takes the likeliest token."""
     top_k: int = 40
     """Keep the k likeliest tokens; 0 keeps all."""
-    top_p: float = 0.95
+    top_p: float = 0.9
     """Keep the likeliest tokens up to this total probability."""
     min_p: float = 0.0
     """Keep tokens at least this fraction as likely as the likeliest."""
@@ -120,7 +120,11 @@ def convert(name: str, value: object, source: str) -> Any:
     if isinstance(value, kind) and not isinstance(value, bool):
         return value
     try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or (kind is int and isinstance(value, float)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, str | int | float)
+            or (kind is int and isinstance(value, float))
+        ):
             raise ValueError
         return kind(value)
     except ValueError:
