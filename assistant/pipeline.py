@@ -41,9 +41,7 @@ class Request:
     """Continue the text itself, without a chat format."""
 
 
-def respond(
-    request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, cancel: threading.Event | None = None
-) -> Iterator[Event]:
+def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, cancel: threading.Event | None = None) -> Iterator[Event]:
     """Answer one prompt. Yields `PromptChecked` first and `Finished` last; the turn is durable in the ledger by then.
 
     Setting `cancel` ends the reply after the current token; what was written is kept (`finish` = `stopped`).

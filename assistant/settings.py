@@ -71,9 +71,7 @@ class Settings:
 
     def sampling(self, seed: int | None = None, stop: tuple[str, ...] = ()) -> Sampling:
         """The sampling that these settings ask for."""
-        return Sampling(
-            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed, self.max_tokens, stop
-        )
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed, self.max_tokens, stop)
 
     @property
     def interface_language(self) -> str:
@@ -110,7 +108,7 @@ def field_help() -> dict[str, str]:
 
 def convert(name: str, value: object, source: str) -> Any:
     """`value` as the type of setting `name`. Raises UsageError naming `source` when that cannot be."""
-    kinds = {f.name: type(f.default) for f in fields(Settings)}
+    kinds: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)}
     if name not in kinds:
         import difflib
 
@@ -120,11 +118,7 @@ def convert(name: str, value: object, source: str) -> Any:
     if isinstance(value, kind) and not isinstance(value, bool):
         return value
     try:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, str | int | float)
-            or (kind is int and isinstance(value, float))
-        ):
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or (kind is int and isinstance(value, float)):
             raise ValueError
         return kind(value)
     except ValueError:
@@ -146,7 +140,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return {name: convert(name, value, str(path)) for name, value in table.items()}
 
 
-def load(flags: Mapping[str, object] | None = None) -> Settings:
+def load(flags: Mapping[str, Any] | None = None) -> Settings:
     """The settings in force: defaults, then file, then environment, then the flags that are not None."""
     values = read_file(paths.config_file())
     for f in fields(Settings):

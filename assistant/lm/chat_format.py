@@ -77,7 +77,7 @@ class ChatFormat:
     def _markup(self, parts: Sequence[str], tokenizer: ByteTokenizer) -> list[Piece]:
         out: list[Piece] = []
         for part in parts:
-            known = part in self.control or part in self.prelude and part in tokenizer.ids
+            known = part in self.control or (part in self.prelude and part in tokenizer.ids)
             ids = [tokenizer.ids[part]] if known else tokenizer.encode(part)
             out += [Piece(i, None) for i in ids]
         return out
@@ -120,11 +120,7 @@ def choose(name: str, template: str | None, tokenizer: ByteTokenizer, model: str
         name = BY_TEMPLATE.get(hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest(), "")
     found = FORMATS.get(name)
     if found is None:
-        raise ModelError(
-            f"{model} has a chat template that Pellucid does not know: use it with --raw, or choose another model"
-        )
+        raise ModelError(f"{model} has a chat template that Pellucid does not know: use it with --raw, or choose another model")
     if not found.fits(tokenizer):
-        raise ModelError(
-            f"{model}: the vocabulary lacks the control tokens of its {found.name} format: fetch the model again"
-        )
+        raise ModelError(f"{model}: the vocabulary lacks the control tokens of its {found.name} format: fetch the model again")
     return found

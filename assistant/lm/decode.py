@@ -72,9 +72,7 @@ class Decoder:
         turn = self.rotary[at]
         eps, mean = self.eps, 1.0 / c.width
         h = self.embedding[token].float().unsqueeze(0)  # (1, D)
-        for (attention_norm, ffn_norm, (qkv, out, gate_up, down), qk_norms), store in zip(
-            self.layers, cache.layers, strict=True
-        ):
+        for (attention_norm, ffn_norm, (qkv, out, gate_up, down), qk_norms), store in zip(self.layers, cache.layers, strict=True):
             # x / √(mean(x²) + ε): the sum of squares and the ε in one matrix product
             x = h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * attention_norm
             x = qkv(x).view(heads + 2 * kv, d)

@@ -43,9 +43,7 @@ class Meter:
     def start(self) -> None:
         """Begin to count."""
         try:
-            self._domains = [
-                _Rapl(folder) for folder in sorted(self._root.glob("intel-rapl:[0-9]*")) if ":" not in folder.name[11:]
-            ]
+            self._domains = [_Rapl(folder) for folder in sorted(self._root.glob("intel-rapl:[0-9]*")) if ":" not in folder.name[11:]]
         except (OSError, ValueError):  # not readable here: estimate
             self._domains = []
         self._cpu, self._spent, self._running = time.process_time(), 0.0, True

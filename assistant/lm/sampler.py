@@ -46,9 +46,7 @@ def truncate(logits: Tensor, reply: Sequence[int], sampling: Sampling) -> Kept:
         seen = torch.tensor(sorted(set(reply[-PENALTY_WINDOW:])), device=logits.device)
         logits = logits.clone()
         values = logits[seen]
-        logits[seen] = torch.where(
-            values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty
-        )
+        logits[seen] = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
     if sampling.temperature == 0:
         best = logits.argmax().view(1)
         return Kept(best, logits[best])

@@ -26,9 +26,7 @@ _SPLITS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2}
 class ByteTokenizer:
     """A byte-level BPE tokenizer whose tokens stand for bytes: one character may be several tokens."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, vocabulary: Sequence[str], control: Iterable[int], eos: Iterable[int]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Sequence[str], control: Iterable[int], eos: Iterable[int]) -> None:
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True
         self.size = len(vocabulary)
@@ -36,11 +34,7 @@ class ByteTokenizer:
         self.eos = frozenset(eos)
         self.ids = {token: i for i, token in enumerate(vocabulary)}
         self._bytes = [
-            b""
-            if i in self.control
-            else bytes(_BYTE_OF[c] for c in token)
-            if all(c in _BYTE_OF for c in token)
-            else token.encode()
+            b"" if i in self.control else bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
             for i, token in enumerate(vocabulary)
         ]
 
@@ -49,9 +43,7 @@ class ByteTokenizer:
         """The tokenizer in the file. Raises ModelError for a kind we do not have, or a vocabulary that does not hold together."""
         kind, pre = file.get("tokenizer.ggml.model", str), file.get("tokenizer.ggml.pre", str, "default")
         if kind != "gpt2" or not (pre in _SPLITS or pre in ("smollm", "gpt-2")):
-            raise ModelError(
-                f"{file.path.name} uses the tokenizer {kind}/{pre}, which is not supported: choose another model"
-            )
+            raise ModelError(f"{file.path.name} uses the tokenizer {kind}/{pre}, which is not supported: choose another model")
         vocabulary, merges = file.get("tokenizer.ggml.tokens", list), file.get("tokenizer.ggml.merges", list)
         types = file.get("tokenizer.ggml.token_type", list, [1] * len(vocabulary))
         if len(types) != len(vocabulary) or len(set(vocabulary)) != len(vocabulary):
@@ -61,9 +53,7 @@ class ByteTokenizer:
             raise ModelError(f"{file.path.name}: the merges are damaged: fetch the model again")
         control = [i for i, t in enumerate(types) if t == CONTROL]
         try:
-            tokenizer = Tokenizer(
-                models.BPE({t: i for i, t in enumerate(vocabulary)}, pairs, ignore_merges=pre in _SPLITS)
-            )
+            tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(vocabulary)}, pairs, ignore_merges=pre in _SPLITS))
         except Exception as error:  # the library raises bare exceptions for unknown merge parts
             raise ModelError(f"{file.path.name}: the vocabulary and the merges do not fit together: {error}") from error
         if pre in _SPLITS:

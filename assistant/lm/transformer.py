@@ -49,9 +49,7 @@ class Config:
         if min(self.vocab_size, self.width, self.n_layers, self.n_heads, self.n_kv_heads, self.ffn_width) < 1:
             raise ValueError("every size of a model must be at least 1")
         if self.n_heads % self.n_kv_heads or self.head_width % 2:
-            raise ValueError(
-                f"{self.n_heads} heads of width {self.head_width} do not fit {self.n_kv_heads} key-value heads"
-            )
+            raise ValueError(f"{self.n_heads} heads of width {self.head_width} do not fit {self.n_kv_heads} key-value heads")
 
 
 class Cache(Protocol):
@@ -76,7 +74,7 @@ def rotary_table(config: Config, length: int, device: torch.device | str = "cpu"
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
     """Turn each pair (x₂ᵢ, x₂ᵢ₊₁) of x (B, heads, L, d) by its angle: then q·k depends on their distance only (RoPE, arXiv:2104.09864)."""
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    a, b = x.view(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = cos_sin.unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
@@ -102,12 +100,9 @@ class Block(nn.Module):
         """h (B, L, D) to h (B, L, D). `mask` (B, 1, L, T) is True where a query may look; None is plain causal."""
         c = self.config
         # Attention: softmax(Q Kᵀ / √d) V. Each of the H query heads shares its keys with H/K − 1 others (arXiv:2305.13245).
-        q, k, v = (
-            linear(rms_norm(h, self.attention_norm, c.norm_eps), self.qkv)
-            .unflatten(-1, (-1, c.head_width))
-            .transpose(1, 2)  # (B, H + 2K, L, d)
-            .split([c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
-        )
+        x = linear(rms_norm(h, self.attention_norm, c.norm_eps), self.qkv)
+        x = x.view(*h.shape[:2], -1, c.head_width).transpose(1, 2)  # (B, H + 2K, L, d)
+        q, k, v = x[:, : c.n_heads], x[:, c.n_heads : -c.n_kv_heads], x[:, -c.n_kv_heads :]
         if c.qk_norm:
             q, k = rms_norm(q, self.q_norm, c.norm_eps), rms_norm(k, self.k_norm, c.norm_eps)
         q, k = rotate(q, cos_sin), rotate(k, cos_sin)
@@ -135,11 +130,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.Parameter(torch.ones(config.width))
         self.head = self.embedding if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.rotary: Tensor
         self.register_buffer("rotary", torch.empty(0), persistent=False)
 
     def cos_sin(self, length: int) -> Tensor:
         """The rotary table for positions below `length`, computed once and kept."""
-        table: Tensor = self.rotary
+        table = self.rotary
         if len(table) < length or table.device != self.norm.device:
             table = self.rotary = rotary_table(self.config, max(length, 512, 2 * len(table)), self.norm.device)
         return table

@@ -31,18 +31,11 @@ def read_config(file: GGUFFile) -> Config:
     """The model's dimensions. Raises ModelError for an architecture we do not have, or sizes that do not fit together."""
     arch = file.get("general.architecture", str)
     if arch not in SUPPORTED:
-        raise ModelError(
-            f"{file.path.name} is of architecture {arch!r}, which is not supported: choose a model of {', '.join(SUPPORTED)}"
-        )
+        raise ModelError(f"{file.path.name} is of architecture {arch!r}, which is not supported: choose a model of {', '.join(SUPPORTED)}")
     if file.metadata.get(f"{arch}.expert_count"):
         raise ModelError(f"{file.path.name} is a mixture of experts, which is not supported: choose a dense model")
-    if (
-        file.metadata.get(f"{arch}.rope.scaling.type", "none") not in ("none", None)
-        or "rope_freqs.weight" in file.tensors
-    ):
-        raise ModelError(
-            f"{file.path.name} scales its rotary positions, which is not supported yet: choose another model"
-        )
+    if file.metadata.get(f"{arch}.rope.scaling.type", "none") not in ("none", None) or "rope_freqs.weight" in file.tensors:
+        raise ModelError(f"{file.path.name} scales its rotary positions, which is not supported yet: choose another model")
     heads = file.get(f"{arch}.attention.head_count", int)
     width = file.get(f"{arch}.embedding_length", int)
     embedding = file.tensors.get("token_embd.weight")
@@ -88,9 +81,7 @@ def load(
         info, raw = file.tensors.get(name), file.raw(name)
         assert info is not None
         if info.shape != shape:
-            raise ModelError(
-                f"{file.path.name}: tensor {name} has shape {info.shape}, not {shape}: fetch the model again"
-            )
+            raise ModelError(f"{file.path.name}: tensor {name} has shape {info.shape}, not {shape}: fetch the model again")
         return dequantise(info, raw)
 
     def place(t: Tensor, to: torch.dtype = torch.float32) -> nn.Parameter:
@@ -108,9 +99,7 @@ def load(
         assert isinstance(block, Block)
         prefix = f"blk.{i}."
         heads = {"attn_q": c.n_heads, "attn_k": c.n_kv_heads, "attn_v": c.n_kv_heads}
-        order = {
-            name: None if pair is None or name == "attn_v" else _row_order(pair, count) for name, count in heads.items()
-        }
+        order = {name: None if pair is None or name == "attn_v" else _row_order(pair, count) for name, count in heads.items()}
 
         def rows(name: str, t: Tensor, order: dict[str, Tensor | None] = order) -> Tensor:
             permutation = order.get(name)
@@ -121,9 +110,7 @@ def load(
         qkv = [rows(n, tensor(f"{prefix}{n}.weight", count * d, c.width)) for n, count in heads.items()]
         block.qkv.weight = place(torch.cat(qkv), dtype)
         if c.qkv_bias:
-            block.qkv.bias = place(
-                torch.cat([rows(n, tensor(f"{prefix}{n}.bias", k * d)) for n, k in heads.items()]), dtype
-            )
+            block.qkv.bias = place(torch.cat([rows(n, tensor(f"{prefix}{n}.bias", k * d)) for n, k in heads.items()]), dtype)
         if c.qk_norm:
             for name in ("q_norm", "k_norm"):
                 norm = tensor(f"{prefix}attn_{name}.weight", d)
@@ -150,9 +137,7 @@ def _pack(file: GGUFFile, prefix: str, order: dict[str, Tensor | None]) -> Packe
         full = [f"{prefix}{n}.weight" for n in names]
         return pack_int4([(file.tensors[n], file.raw(n)) for n in full], [order.get(n) for n in names])
 
-    return PackedBlock(
-        pack("attn_q", "attn_k", "attn_v"), pack("attn_output"), pack("ffn_gate", "ffn_up"), pack("ffn_down")
-    )
+    return PackedBlock(pack("attn_q", "attn_k", "attn_v"), pack("attn_output"), pack("ffn_gate", "ffn_up"), pack("ffn_down"))
 
 
 def _pairing(d: int) -> Tensor:
