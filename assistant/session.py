@@ -78,10 +78,9 @@ class Session:
         """
         from assistant.explaining import explain_turn
 
-        if self.engine is None:
-            self.load(progress)
-        assert self.engine is not None
+        engine = self.load_engine(progress)
+        thread = self.ledger.thread(self.ledger.turn(turn).id)
         with self._busy:
-            attribution = explain_turn(self.engine, self.ledger.turn(turn), method=method, token=token, progress=progress, cancel=cancel)
-        self.ledger.record_attribution(turn, attribution)
+            attribution = explain_turn(engine, thread[-1], thread[:-1], method=method, token=token, progress=progress, cancel=cancel)
+        self.ledger.record_attribution(thread[-1].id, attribution)
         return attribution
