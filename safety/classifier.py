@@ -38,7 +38,11 @@ class Classifier:
     """Weights, biases and calibration. `load` checks all of it; scoring never fails."""
 
     def __init__(
-        self, labels: tuple[str, ...], table: NDArray[np.int8], scales: NDArray[np.float32], calibration: dict[str, list[float]]
+        self,
+        labels: tuple[str, ...],
+        table: NDArray[np.int8],
+        scales: NDArray[np.float32],
+        calibration: dict[str, list[float]],
     ) -> None:
         self.labels = labels
         self.table = table  # (BUCKETS, labels)
@@ -71,10 +75,10 @@ class Classifier:
 
     def save(self, path: Path) -> str:
         """Write the weights; returns their SHA-256."""
-        header = json.dumps({"format": FORMAT, "labels": list(self.labels), "calibration": self.calibration}, sort_keys=True)
-        np.savez_compressed(
-            path, header=np.frombuffer(header.encode(), np.uint8), table=self.table, scales=self.scales
+        header = json.dumps(
+            {"format": FORMAT, "labels": list(self.labels), "calibration": self.calibration}, sort_keys=True
         )
+        np.savez_compressed(path, header=np.frombuffer(header.encode(), np.uint8), table=self.table, scales=self.scales)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def raw(self, text: str) -> NDArray[np.float32]:

@@ -42,13 +42,30 @@ _BY_WORD: list[tuple[tuple[str, ...], str | None]] = [  # the first word found i
     (("Child Abuse", "儿童", "minors"), "minors"),
     (("武器", "Weapon", "weapons"), "weapons"),
     (("恐怖", "Terror", "terrorism", "杀人", "violence", "Violence:", "Physical Harm|Violence"), "violence"),
-    (("歧视", "Hate Speech", "ethnic", "Religious", "race", "religion", "Gender-based", "Racial", "unfairness"), "hate"),
+    (
+        ("歧视", "Hate Speech", "ethnic", "Religious", "race", "religion", "Gender-based", "Racial", "unfairness"),
+        "hate",
+    ),
     (("诽谤", "侮辱", "Cyberbullying", "bullying", "insult", "Harass"), "harassment"),
     (("自杀", "suicide", "Suicide", "Self-harm", "Self harm"), "self_harm"),
     (("色情", "淫秽", "Porn", "Adult", "sexual"), "sexual"),
     (("Political", "Tailored", "Financial Advice", "Legal Opinion", "Health Consultation", "Gov Decision"), None),
     (
-        ("违法犯罪", "Illegal", "Fraud", "fraud", "Malware", "Economic", "欺诈", "诈骗", "赌博", "毒品", "crimes", "非法", "伪造"),
+        (
+            "违法犯罪",
+            "Illegal",
+            "Fraud",
+            "fraud",
+            "Malware",
+            "Economic",
+            "欺诈",
+            "诈骗",
+            "赌博",
+            "毒品",
+            "crimes",
+            "非法",
+            "伪造",
+        ),
         "crime",
     ),
 ]
@@ -65,6 +82,8 @@ def lesson(row: Mapping[str, str]) -> Lesson | None:
         return None
     if kind in ("jailbreak", "injection"):
         return _only("attack", 0.5 if source in ("sap200", "bipia_indirect") else 1.0)
+    if category.startswith(("harmfulqa", "dangerousqa")):  # broad, and not all of it harmful
+        return Lesson({}, any=True, weight=0.4)
     if row["role"] == "post":
         return _only("hate" if kind == "hate" else "harassment", 0.3)
     if source == "diasafety":

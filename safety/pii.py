@@ -82,7 +82,11 @@ _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕
 _FORMATS: list[tuple[str, str, Callable[[str], bool]]] = [
     ("email", r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])", _mail),
     ("resident_id", r"(?<![0-9A-Za-z])[1-9]\d{16}[\dXx](?![0-9A-Za-z])", resident_id),
-    ("social_credit", r"(?<![0-9A-Za-z])[0-9A-HJ-NPQRTUWXY]{2}\d{6}[0-9A-HJ-NPQRTUWXY]{10}(?![0-9A-Za-z])", social_credit),
+    (
+        "social_credit",
+        r"(?<![0-9A-Za-z])[0-9A-HJ-NPQRTUWXY]{2}\d{6}[0-9A-HJ-NPQRTUWXY]{10}(?![0-9A-Za-z])",
+        social_credit,
+    ),
     ("iban", r"(?<![0-9A-Za-z])[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?(?![0-9A-Za-z])", iban),
     ("card", r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])", _card),
     ("phone", r"(?<![\d.+-])(?:(?:\+|00)?86[ -]?)?1[3-9]\d(?:[ -]?\d{4}){2}(?![\d-])", lambda _: True),
@@ -90,8 +94,16 @@ _FORMATS: list[tuple[str, str, Callable[[str], bool]]] = [
     ("phone", r"(?<![\w.+-])(?:\(\d{3}\) ?|\d{3}-)\d{3}-\d{4}(?![\d-])", lambda _: True),
     ("phone", r"(?<![\d.+-])0\d{2,3}-\d{7,8}(?![\d-])", lambda _: True),
     ("ssn", r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])", _ssn),
-    ("plate", rf"[{_PROVINCES}][A-HJ-NP-Z][·\s]?(?:[A-HJ-NP-Z0-9]{{5,6}})(?![A-Za-z0-9])", lambda f: any(c.isdigit() for c in f)),
-    ("passport", r"(?i:(?:passport|护照)(?: ?(?:no|number|号码|号))?[ .:：#是为]{0,3})(?P<v>[A-Z]{1,2}\d{7,8})(?![0-9A-Za-z])", lambda _: True),
+    (
+        "plate",
+        rf"[{_PROVINCES}][A-HJ-NP-Z][·\s]?(?:[A-HJ-NP-Z0-9]{{5,6}})(?![A-Za-z0-9])",
+        lambda f: any(c.isdigit() for c in f),
+    ),
+    (
+        "passport",
+        r"(?i:(?:passport|护照)(?: ?(?:no|number|号码|号))?[ .:：#是为]{0,3})(?P<v>[A-Z]{1,2}\d{7,8})(?![0-9A-Za-z])",
+        lambda _: True,
+    ),
     ("ip", r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]\d)", _address),
     ("ip", r"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::|[0-9A-Fa-f]{1,4})(?:[0-9A-Fa-f:]{0,30})(?![\w:])", _address),
     (

@@ -103,7 +103,11 @@ def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role) -> 
     matches = []
     for rule in rules:
         if rule.squeezed and rule.scope in (role, "both"):
-            joined = [word for a in rule.anchors if len(word := a.replace(" ", "")) > 5 and word in view.text and a not in plain]
+            joined = [
+                word
+                for a in rule.anchors
+                if len(word := a.replace(" ", "")) > 5 and word in view.text and a not in plain
+            ]
             for start, end in _places(rule.squeezed, (), view.text) if joined else ():
                 if any(word in view.text[start:end] for word in joined):
                     matches.append(Match(rule, *view.span(start, end), view.name))
@@ -165,7 +169,9 @@ def _rule(entry: Any, lists: dict[str, list[str]], chinese: bool, where: str) ->
         anchors=tuple(dict.fromkeys(anchors)),
         patterns=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry["patterns"]),
         unless=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry.get("unless", [])),
-        squeezed=tuple(_compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")),
+        squeezed=tuple(
+            _compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")
+        ),
         match=tuple(entry.get("match", [])),
         nomatch=tuple(entry.get("nomatch", [])),
     )

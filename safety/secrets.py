@@ -32,8 +32,41 @@ _SHAPES = [
 ]
 _COMPILED = [re.compile(shape) for shape in _SHAPES]
 _HINTS = (
-    *("PRIVATE KEY", "AKIA", "ASIA", "AGPA", "AROA", "AIDA", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-"),
-    *("xox", "AIza", "sk_", "rk_", "pk_", "hf_", "npm_", "pypi-", "SG.", "LTAI", "AKID", ":AA", "eyJ", "://", "密码", "口令", "密钥"),
+    *(
+        "PRIVATE KEY",
+        "AKIA",
+        "ASIA",
+        "AGPA",
+        "AROA",
+        "AIDA",
+        "sk-",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "glpat-",
+    ),
+    *(
+        "xox",
+        "AIza",
+        "sk_",
+        "rk_",
+        "pk_",
+        "hf_",
+        "npm_",
+        "pypi-",
+        "SG.",
+        "LTAI",
+        "AKID",
+        ":AA",
+        "eyJ",
+        "://",
+        "密码",
+        "口令",
+        "密钥",
+    ),
 )
 _WORDS = re.compile("(?i)passw|pwd|api.?key|secret|token|authorization")
 
