@@ -37,10 +37,10 @@ class Message:
 class Sampling:
     """How the next token is chosen. With `temperature` 0 the likeliest token always wins."""
 
-    temperature: float = 0.7
+    temperature: float = 0.2
     top_k: int = 40
     """Keep the k likeliest tokens; 0 keeps all."""
-    top_p: float = 0.95
+    top_p: float = 0.9
     """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
     min_p: float = 0.0
     """Keep tokens at least this fraction as likely as the likeliest; 0 keeps all."""
