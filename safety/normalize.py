@@ -37,7 +37,9 @@ class View:
         return (min(s for s, _ in covered), max(e for _, e in covered)) if covered else (0, 0)
 
 
-_INVISIBLE = "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0"
+_INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0"
+)
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _SPECIAL = {**dict.fromkeys(_INVISIBLE + _BIDI, ""), "İ": "i", "ß": "ss", "·": " ", "•": " "}
 _QUOTES = dict.fromkeys("‘’‛ʼ`´", "'") | dict.fromkeys("“”„‟«»「」『』", '"')
@@ -76,10 +78,51 @@ _FOLD = _Fold()
 
 _LOOKALIKE = {
     ord(pair[0]): pair[1]
-    for pair in (
-        "аa еe оo рp сc уy хx іi јj ѕs ԁd һh ӏl вb кk мm нh тt гr пn ьb "
-        "ԛq ԝw αa βb γy δd εe ιi κk νv οo ρp τt υu χx ωw ηn ɑa ɡg ıi ʏy ɩi"
-    ).split()
+    for pair in [
+        "аa",
+        "еe",
+        "оo",
+        "рp",
+        "сc",
+        "уy",
+        "хx",
+        "іi",
+        "јj",
+        "ѕs",
+        "ԁd",
+        "һh",
+        "ӏl",
+        "вb",
+        "кk",
+        "мm",
+        "нh",
+        "тt",
+        "гr",
+        "пn",
+        "ьb",
+        "ԛq",
+        "ԝw",
+        "αa",
+        "βb",
+        "γy",
+        "δd",
+        "εe",
+        "ιi",
+        "κk",
+        "νv",
+        "οo",
+        "ρp",
+        "τt",
+        "υu",
+        "χx",
+        "ωw",
+        "ηn",
+        "ɑa",
+        "ɡg",
+        "ıi",
+        "ʏy",
+        "ɩi",
+    ]
 }
 _FOREIGN = re.compile("[" + "".join(map(chr, _LOOKALIKE)) + "]")
 _WORD = re.compile(r"[^\W\d_]+")

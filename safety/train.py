@@ -64,9 +64,7 @@ def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
                         row = json.loads(line)
                         row["text"], row["label"]
                     except (ValueError, KeyError, TypeError) as error:
-                        raise ValueError(
-                            f"{path}, line {number}: not a row with text and label; correct the file"
-                        ) from error
+                        raise ValueError(f"{path}, line {number}: not a row with text and label; correct the file") from error
                     yield row
 
 
@@ -100,9 +98,7 @@ def train(
     table, bias = fit(rows, seed, epochs, say)
     model = quantise(table, bias)
     held = pack(aside)
-    raw = np.stack(
-        [model.raw_of(held.buckets[a:b].numpy()) for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)]
-    )
+    raw = np.stack([model.raw_of(held.buckets[a:b].numpy()) for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)])
     model.calibration, measured = calibrate(raw + bias, held.keys, bias)
     digest = model.save(output)
     return {
@@ -137,18 +133,14 @@ def pack(rows: Iterable[Mapping[str, Any]], own_weight: float = 1.0) -> Rows:
     return Rows(torch.from_numpy(np.concatenate(buckets)), offsets, lessons, torch.tensor(post), keys)
 
 
-def fit(
-    rows: Rows, seed: int, epochs: int, say: Callable[[str], None]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fit(rows: Rows, seed: int, epochs: int, say: Callable[[str], None]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Learn the shared weights (BUCKETS × labels) and biases."""
     order = torch.Generator().manual_seed(seed)
     shared = torch.zeros(BUCKETS, len(LABELS), requires_grad=True)
     posts = torch.zeros(BUCKETS, len(LABELS), requires_grad=True)
     bias = torch.full((len(LABELS),), -3.0, requires_grad=True)
     post_bias = torch.full((len(LABELS),), -2.0, requires_grad=True)
-    optimizer = torch.optim.AdamW(
-        [shared, posts, bias, post_bias], lr=RATE, weight_decay=DECAY / RATE, betas=(0.9, 0.99)
-    )
+    optimizer = torch.optim.AdamW([shared, posts, bias, post_bias], lr=RATE, weight_decay=DECAY / RATE, betas=(0.9, 0.99))
     targets = torch.tensor([[row.targets.get(name, 0.0) for name in LABELS] for row in rows.lessons])
     known = torch.tensor([[float(name in row.targets) for name in LABELS] for row in rows.lessons])
     some = torch.tensor([row.any for row in rows.lessons])
@@ -174,9 +166,7 @@ def fit(
     return shared.detach().numpy(), bias.detach().numpy()
 
 
-def _loss(
-    logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, some: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
+def _loss(logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, some: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     told = (each * known).sum(1)
     none = torch.nn.functional.logsigmoid(-logits).sum(1)  # log of the chance that no category applies
@@ -197,9 +187,7 @@ class _Uncalibrated(Classifier):
         return np.asarray(total * self.scales / np.sqrt(max(1, len(buckets))), np.float32)
 
 
-def calibrate(
-    raw: NDArray[np.float32], keys: Sequence[str], bias: NDArray[np.float32]
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def calibrate(raw: NDArray[np.float32], keys: Sequence[str], bias: NDArray[np.float32]) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """For each role and language: the offset that cautions `HARMLESS_CAUTIONED` of the harmless rows, and the slope that fits."""
     result: dict[str, list[float]] = {}
     measured: dict[str, Any] = {}
@@ -209,9 +197,7 @@ def calibrate(
         for lang in ("zh", "en"):
             safe, unsafe = top[where == f"{role}.{lang}.safe"], top[where == f"{role}.{lang}.unsafe"]
             if len(safe) < 20 or len(unsafe) < 5:
-                raise ValueError(
-                    f"too few {lang} {role} rows to calibrate with: add safe and unsafe rows of both languages"
-                )
+                raise ValueError(f"too few {lang} {role} rows to calibrate with: add safe and unsafe rows of both languages")
             threshold = float(np.quantile(safe, 1 - HARMLESS_CAUTIONED))
             slope = _slope(safe - threshold, unsafe - threshold)
             result[f"{role}.{lang}"] = [slope, *(float(b) * slope - threshold * slope for b in bias)]

@@ -59,9 +59,7 @@ def verify(
         report.checkpoints += 1
     for size in sorted(size for size in expected if size > report.size):
         name = expected[size][0][1]
-        report.add(
-            Problem("checkpoint", f"{name} covers {size} records, but the log has only {report.size}: it was cut")
-        )
+        report.add(Problem("checkpoint", f"{name} covers {size} records, but the log has only {report.size}: it was cut"))
 
     walk = _Walk(report, expected, edges, contents)
     page = _CONTENT_PAGE if contents else _PAGE
@@ -82,9 +80,7 @@ def verify(
 class _Walk:
     """The state of the walk from the first record to the last."""
 
-    def __init__(
-        self, report: Report, roots: dict[int, list[tuple[bytes, str]]], edges: dict[int, bytes], contents: bool
-    ) -> None:
+    def __init__(self, report: Report, roots: dict[int, list[tuple[bytes, str]]], edges: dict[int, bytes], contents: bool) -> None:
         self.report = report
         self.tree = Frontier()
         self.seq = 0
@@ -123,9 +119,7 @@ class _Walk:
         if expected <= last:
             self._missing(expected, last)
         for seq, parts in texts.items():
-            self.report.add(
-                Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq)
-            )
+            self.report.add(Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq))
         self.seq = last
 
     def finish(self, connection: sqlite3.Connection) -> None:
@@ -135,16 +129,12 @@ class _Walk:
         self.report.erased = len(self._erased)
         for (seq, part), redaction in self._erased.items():
             if self._redacted.get((seq, part)) != redaction:
-                self.report.add(
-                    Problem("erasure", f"the {part} was deleted, but record {redaction} does not say so", seq)
-                )
+                self.report.add(Problem("erasure", f"the {part} was deleted, but record {redaction} does not say so", seq))
         for (seq, part), redaction in self._redacted.items():
             if (seq, part) not in self._erased and seq <= self.report.size:
                 row = connection.execute("SELECT 1 FROM erased WHERE seq = ? AND part = ?", (seq, part)).fetchone()
                 if row is None:
-                    self.report.add(
-                        Problem("erasure", f"record {redaction} erased the {part}, but it is still kept", seq)
-                    )
+                    self.report.add(Problem("erasure", f"record {redaction} erased the {part}, but it is still kept", seq))
         if connection.execute("SELECT max(seq) FROM ledger").fetchone()[0] != self.report.size:
             return  # somebody is writing: the projections are already ahead
         for name in self._tally.differences(connection):
@@ -153,9 +143,7 @@ class _Walk:
         indexed = connection.execute("SELECT count(*) FROM fts_docsize").fetchone()[0]
         wiped = self.wiped(connection)
         if indexed != closed - wiped:
-            self.report.add(
-                Problem("projection", f"the search index holds {indexed} turns of {closed - wiped}", tampered=False)
-            )
+            self.report.add(Problem("projection", f"the search index holds {indexed} turns of {closed - wiped}", tampered=False))
 
     def wiped(self, connection: sqlite3.Connection) -> int:
         """How many closed turns have neither prompt nor reply any more, so that nothing of them is indexed."""
@@ -173,9 +161,7 @@ class _Walk:
     def _compare_roots(self, seq: int) -> None:
         for root, name in self._roots.get(seq, ()):
             if self.tree.root() != root:
-                self.report.add(
-                    Problem("checkpoint", f"the first {seq} records are not those that {name} vouches for", seq)
-                )
+                self.report.add(Problem("checkpoint", f"the first {seq} records are not those that {name} vouches for", seq))
         edge = self._edges.get(seq)
         if edge is not None and edge != b"".join(self.tree.hashes):
             self.report.add(Problem("tree", f"the kept tree of the first {seq} records is not theirs", seq))

@@ -45,9 +45,7 @@ class _Shown(click.ClickException):
 def database_options(command: F) -> F:
     """`--db` and `--json`, which every audit command has."""
     as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-    database = click.option(
-        "--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given."
-    )
+    database = click.option("--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given.")
     return database(as_json(command))
 
 
@@ -87,9 +85,7 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
                 moment = datetime.fromisoformat(str(value).strip())
             return int(moment.timestamp() * 1_000_000)
         except (ValueError, OverflowError, OSError):
-            self.fail(
-                f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx
-            )
+            self.fail(f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx)
 
 
 TIME = _Time()

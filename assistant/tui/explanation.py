@@ -41,9 +41,7 @@ class ExplainFailed(Message):
 class Explanation:
     """Computes one attribution in a daemon thread from the moment it is made."""
 
-    def __init__(
-        self, session: SessionLike, turn: str, method: str, token: int | None, post: Callable[[Message], object]
-    ) -> None:
+    def __init__(self, session: SessionLike, turn: str, method: str, token: int | None, post: Callable[[Message], object]) -> None:
         self.method, self.token = method, token
         self._cancel = threading.Event()
         self._session, self._turn, self._post = session, turn, post
@@ -68,9 +66,7 @@ class Explanation:
             self._post(Explained(self.token, attribution))
 
 
-def find(
-    kept: Sequence[Attribution], method: str, token: int | None, tokens: int
-) -> tuple[Attribution, int | None] | None:
+def find(kept: Sequence[Attribution], method: str, token: int | None, tokens: int) -> tuple[Attribution, int | None] | None:
     """The newest kept attribution by `method` that explains `token` (None: the whole reply of `tokens` tokens), and
     its row.
 

@@ -128,7 +128,7 @@ class MemoryLedger:
             action = worst.action.value
             if before is not None and seq >= before:
                 continue
-            if verdict == "flagged" and action == "allow" or verdict not in (None, "flagged", action):
+            if (verdict == "flagged" and action == "allow") or verdict not in (None, "flagged", action):
                 continue
             rows.append(
                 SimpleNamespace(
