@@ -1,7 +1,9 @@
-"""The trained part: one linear score for each category over hashed character and word runs. Numbers only; needs no torch.
+"""The trained part: one linear score for each category over hashed character and word runs. Numbers only; needs no
+torch.
 
-A text longer than a window is read in overlapping windows and the highest score counts. Being linear, it can say exactly which
-characters made it decide: `explain` spreads every weight over the characters it came from, and nothing is lost.
+A text longer than a window is read in overlapping windows and the highest score counts. Being linear, it can say
+exactly which characters made it decide: `explain` spreads every weight over the characters it came from, and nothing
+is lost.
 """
 
 from __future__ import annotations
@@ -95,7 +97,11 @@ class Classifier:
     def scores(self, text: str, role: str, language: str) -> list[Score]:
         """The highest score of every category over all windows of a (folded) text."""
         places = windows(len(text))
-        logits = np.stack([self.logits(text[start:end], role, language) for start, end in places])  # (windows, labels)
+        seen: dict[str, NDArray[np.float32]] = {}  # padding repeats itself
+        for start, end in places:
+            if text[start:end] not in seen:
+                seen[text[start:end]] = self.logits(text[start:end], role, language)
+        logits = np.stack([seen[text[start:end]] for start, end in places])  # (windows, labels)
         best = logits.argmax(0)
         return [
             Score(label, float(1 / (1 + np.exp(-np.clip(logits[best[i], i], -30, 30)))), *places[best[i]])

@@ -93,7 +93,8 @@ def _word_hashes(codes: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArra
     placed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(letters * position)])
     start, end = places[:, 0], places[:, 1]
     flat = plain[end] - plain[start]
-    return placed[end] - placed[start] - flat * start.astype(np.uint64) + flat * _BASE
+    hashes: NDArray[np.uint64] = placed[end] - placed[start] - flat * start.astype(np.uint64) + flat * _BASE
+    return hashes
 
 
 def _bucket(values: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -1,4 +1,5 @@
-"""The prompt side: one message is judged before the model sees it, with the earlier messages in mind where it refers back to them."""
+"""The prompt side: one message is judged before the model sees it, with the earlier messages in mind where it refers
+back to them."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from safety.scan import Look, Scanner
 from safety.verdict import Action, Finding, Verdict
 
 _REFERS = re.compile(
-    r"(?i)\b(?:above|previous|earlier|that|it|this|those|them|continue|go on|keep going|more detail|elaborate|expand|next step|"
-    r"step \d+|the rest|again|same|what else|in detail)\b|继续|接着|上面|刚才|前面|详细|展开|然后呢|下一步|第[一二三四五六七八九十\d]步|"
-    r"它|这个|那个|还有呢|再说|具体|怎么做|多说"
+    r"(?i)\b(?:above|previous|earlier|that|it|this|those|them|continue|go on|keep going|more detail|elaborate|expand|"
+    r"next step|step \d+|the rest|again|same|what else|in detail)\b|继续|接着|上面|刚才|前面|详细|展开|然后呢|下一步|"
+    r"第[一二三四五六七八九十\d]步|它|这个|那个|还有呢|再说|具体|怎么做|多说"
 )
 _SHORT = 160  # a message that only makes sense with the one before is short
 _SEAM = 400  # characters of the message before that are read together with this one
@@ -49,7 +50,8 @@ def filter_prompt(
 
 
 def _in_context(text: str, look: Look, earlier: str, scanner: Scanner, policy: Policy) -> list[Look]:
-    """What the message means after the one before: a request cut in two, or "explain the above" after an unsafe message."""
+    """What the message means after the one before: a request cut in two, or "explain the above" after an unsafe
+    message."""
     looks = []
     seam = earlier[-_SEAM:]
     if len(text) <= 4 * _SEAM:

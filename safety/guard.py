@@ -29,7 +29,8 @@ from safety.verdict import Verdict
 
 
 class SafetyError(Exception):
-    """The guard cannot be trusted to work: rules, policy or weights are missing or wrong. The message says what to do."""
+    """The guard cannot be trusted to work: rules, policy or weights are missing or wrong. The message says what to
+    do."""
 
 
 class Guard:
@@ -43,7 +44,8 @@ class Guard:
 
     @classmethod
     def load(cls, policy: str = "balanced", language: str | None = None, user_rules: Path | None = None) -> Guard:
-        """The guard for a policy. `user_rules` is a rule file, or a folder of them, on top of the shipped rules. Raises SafetyError."""
+        """The guard for a policy. `user_rules` is a rule file, or a folder of them, on top of the shipped rules.
+        Raises SafetyError."""
         try:
             profile = load_policy(policy)
             weights = data_path("safety", "classifier.npz")
@@ -82,8 +84,8 @@ class Guard:
         return texts.refusal(verdict, next(filter(None, decided), verdict.category), language)
 
     def explain(self, text: str, role: Role = "prompt") -> list[Weight]:
-        """Which words moved the classifier's highest category, and by how much. The weights, with the bias that comes first under an
-        empty text, sum to that category's logit."""
+        """Which words moved the classifier's highest category, and by how much. The weights, with the bias that comes
+        first under an empty text, sum to that category's logit."""
         return explain(self._scanner.classifier, text, role)
 
 

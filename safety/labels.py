@@ -1,4 +1,5 @@
-"""From the labels of the data sources to ours. A row teaches one category, several, "some category, unknown which", or that it is safe.
+"""From the labels of the data sources to ours. A row teaches one category, several, "some category, unknown which",
+or that it is safe.
 
 Sources label differently and coarsely; what cannot be mapped with a clear conscience teaches nothing (None).
 """
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LABELS = ("violence", "weapons", "crime", "sexual", "minors", "hate", "harassment", "self_harm", "privacy", "attack")
-"""What the classifier scores. Risky advice is left to the rules: every data set calls ordinary health questions unsafe."""
+"""What the classifier scores. Risky advice is left to the rules: every data set calls ordinary health questions
+unsafe."""
 
 _CLOSE = {
     "violence": {"weapons", "crime", "hate", "harassment", "self_harm"},

@@ -1,8 +1,9 @@
 """The output side: a reply is judged while it grows, and nothing of it is released before it was judged.
 
-The text is judged at checkpoints: at the end of a sentence, or after `STRIDE` characters. Where they lie depends on the text alone,
-not on how it arrives, so a streamed reply and the same reply in one piece have the same verdict. After every checkpoint all but a
-small tail is released; the tail is longer while an address, a number, a key or a link may still be unfinished.
+The text is judged at checkpoints: at the end of a sentence, or after `STRIDE` characters. Where they lie depends on
+the text alone, not on how it arrives, so a streamed reply and the same reply in one piece have the same verdict.
+After every checkpoint all but a small tail is released; the tail is longer while an address, a number, a key or a
+link may still be unfinished.
 """
 
 from __future__ import annotations

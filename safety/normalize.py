@@ -1,7 +1,8 @@
 """How a text looks to the matchers: views of it in which disguises are undone.
 
-Every view keeps the way back: `View.span` turns a span of the view into a span of the text as it was written. The text itself is
-never changed here, so emoji joiners, Arabic marks and Russian letters reach the model as they were typed. All work is linear.
+Every view keeps the way back: `View.span` turns a span of the view into a span of the text as it was written. The
+text itself is never changed here, so emoji joiners, Arabic marks and Russian letters reach the model as they were
+typed. All work is linear.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Spans = list[tuple[int, int]]
 
 @dataclass(slots=True)
 class View:
-    """A reading of a text. `name` says which disguise was undone; offsets are worked out only when a match asks for them."""
+    """A reading of a text. `name` says which disguise was undone; offsets are worked out only when a match asks for
+    them."""
 
     name: str
     text: str
@@ -38,7 +40,8 @@ class View:
 
 
 _INVISIBLE = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0"
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f"
+    "\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0"
 )
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _SPECIAL = {**dict.fromkeys(_INVISIBLE + _BIDI, ""), "İ": "i", "ß": "ss", "·": " ", "•": " "}
@@ -77,52 +80,11 @@ class _Fold(dict[int, str]):
 _FOLD = _Fold()
 
 _LOOKALIKE = {
-    ord(pair[0]): pair[1]
-    for pair in [
-        "аa",
-        "еe",
-        "оo",
-        "рp",
-        "сc",
-        "уy",
-        "хx",
-        "іi",
-        "јj",
-        "ѕs",
-        "ԁd",
-        "һh",
-        "ӏl",
-        "вb",
-        "кk",
-        "мm",
-        "нh",
-        "тt",
-        "гr",
-        "пn",
-        "ьb",
-        "ԛq",
-        "ԝw",
-        "αa",
-        "βb",
-        "γy",
-        "δd",
-        "εe",
-        "ιi",
-        "κk",
-        "νv",
-        "οo",
-        "ρp",
-        "τt",
-        "υu",
-        "χx",
-        "ωw",
-        "ηn",
-        "ɑa",
-        "ɡg",
-        "ıi",
-        "ʏy",
-        "ɩi",
-    ]
+    ord(foreign): latin
+    for foreign, latin in (
+        "аa еe оo рp сc уy хx іi јj ѕs ԁd һh ӏl вb кk мm нh тt гr пn ьb "
+        "ԛq ԝw αa βb γy δd εe ιi κk νv οo ρp τt υu χx ωw ηn ɑa ɡg ıi ʏy ɩi"
+    ).split()
 }
 _FOREIGN = re.compile("[" + "".join(map(chr, _LOOKALIKE)) + "]")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -130,7 +92,8 @@ _ASCII_LETTER = re.compile("[a-z]")
 
 
 def fold_lookalikes(text: str) -> str:
-    """Cyrillic and Greek letters that pose as Latin ones, inside words that are otherwise Latin. Same length as `text`."""
+    """Cyrillic and Greek letters that pose as Latin ones, inside words that are otherwise Latin. Same length as
+    `text`."""
     if not _FOREIGN.search(text) or not _ASCII_LETTER.search(text):
         return text
 

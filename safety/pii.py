@@ -1,7 +1,7 @@
 """Personal data by its format and, where the format has one, by its check digits. Every expression runs in linear time.
 
-Offsets are into the text that is given; nothing here looks to the right of a find to decide about it, so a streamed text and a
-whole one give the same finds.
+Offsets are into the text that is given; nothing here looks to the right of a find to decide about it, so a streamed
+text and a whole one give the same finds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Span:
 
 
 def luhn(digits: str) -> bool:
-    """The check of bank cards: every second digit from the right doubled, the digit sums adding up to a multiple of ten."""
+    """The check of bank cards: every second digit from the right doubled, the digit sums adding up to a multiple of
+    ten."""
     total = 0
     for position, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + position % 2)
@@ -113,7 +114,8 @@ _FORMATS: list[tuple[str, str, Callable[[str], bool]]] = [
     ),
     (
         "address",
-        r"(?i:(?:i live at|my address is|home address is|address:) )(?P<v>\d{1,6} (?:[A-Z][\w.]{0,20} ){1,4}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Way)\b)",
+        r"(?i:(?:i live at|my address is|home address is|address:) )(?P<v>\d{1,6} (?:[A-Z][\w.]{0,20} ){1,4}"
+        r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Way)\b)",
         lambda _: True,
     ),
 ]

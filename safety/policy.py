@@ -107,7 +107,8 @@ def _read(name: str, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Tables merge, single categories replace; a new default also replaces what the lower file only inherited from its default."""
+    """Tables merge, single categories replace; a new default also replaces what the lower file only inherited from
+    its default."""
     merged = dict(below)
     for key, value in above.items():
         nested = isinstance(value, dict) and isinstance(below.get(key), dict) and not {"caution", "block"} & set(value)

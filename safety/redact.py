@@ -1,4 +1,5 @@
-"""Typed placeholders, `[EMAIL_1]`: the same value has the same placeholder throughout, and the vault can put the values back."""
+"""Typed placeholders, `[EMAIL_1]`: the same value has the same placeholder throughout, and the vault can put the
+values back."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ _PLACEHOLDER = re.compile(r"\[[A-Z_]+_\d+\]")
 
 @dataclass(slots=True)
 class Vault:
-    """Which placeholder stands for which value. Lives in memory, as long as one conversation; never written anywhere."""
+    """Which placeholder stands for which value. Lives in memory, as long as one conversation; never written
+    anywhere."""
 
     values: dict[str, str] = field(default_factory=dict)
     """Value by placeholder."""
@@ -21,13 +23,13 @@ class Vault:
 
     def hide(self, kind: str, value: str, taken: str = "") -> str:
         """The placeholder for `value`; one that stands in the text `taken` already is not given away again."""
-        name = self._names.get((kind, value))
-        if name is None:
-            number = 1
-            while (name := f"[{kind.upper()}_{number}]") in self.values or name in taken:
-                number += 1
-            self._names[kind, value] = name
-            self.values[name] = value
+        if (kind, value) in self._names:
+            return self._names[kind, value]
+        number = 1
+        while (name := f"[{kind.upper()}_{number}]") in self.values or name in taken:
+            number += 1
+        self._names[kind, value] = name
+        self.values[name] = value
         return name
 
     def restore(self, text: str) -> str:
@@ -36,7 +38,8 @@ class Vault:
 
 
 def redact(text: str, spans: Sequence[Span], vault: Vault) -> str:
-    """`text` with the spans (left to right, no overlaps) replaced. Invisible characters are dropped, all else gets a placeholder."""
+    """`text` with the spans (left to right, no overlaps) replaced. Invisible characters are dropped, all else gets a
+    placeholder."""
     parts, position = [], 0
     for span in spans:
         if span.start >= position:

@@ -1,9 +1,9 @@
 """Hand-written rules: what they are, how their files are read, how they are matched.
 
-A pattern is a regular expression with three shorthands: a space is any short gap between words, `<3>` is up to three words (in Chinese
-files: up to three characters) in between, `{name}` is a list of the same file. `anchors` are plain words; a pattern is only tried
-where one of them occurs, which keeps a scan cheap and linear. A rule with `squeeze` is also tried on the text without its gaps;
-one that is `bare` need not begin and end at a word's edge.
+A pattern is a regular expression with three shorthands: a space is any short gap between words, `<3>` is up to three
+words (in Chinese files: up to three characters) in between, `{name}` is a list of the same file. `anchors` are plain
+words; a pattern is only tried where one of them occurs, which keeps a scan cheap and linear. A rule with `squeeze` is
+also tried on the text without its gaps; one that is `bare` need not begin and end at a word's edge.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def find(rules: Sequence[Rule], view: View, role: Role) -> list[Match]:
 
 
 def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role) -> list[Match]:
-    """The rules that apply to letters run together (`view` comes from `squeezed_view`), where running them together is what made
-    one of their anchors: a sentence that can be read without that is left to `find`."""
+    """The rules that apply to letters run together (`view` comes from `squeezed_view`), where running them together
+    is what made one of their anchors: a sentence that can be read without that is left to `find`."""
     matches = []
     for rule in rules:
         if rule.squeezed and rule.scope in (role, "both"):

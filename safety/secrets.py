@@ -1,4 +1,5 @@
-"""Keys, tokens and passwords by their published shapes. No guess from randomness alone: hashes and ids are not secrets."""
+"""Keys, tokens and passwords by their published shapes. No guess from randomness alone: hashes and ids are not
+secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import re
 from safety.pii import Span
 
 _SHAPES = [
-    r"-----BEGIN (?:[A-Z]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,16000}?(?:-----END (?:[A-Z]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    r"-----BEGIN (?:[A-Z]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,16000}?"
+    r"(?:-----END (?:[A-Z]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)",
     r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AGPA|AROA|AIDA)[0-9A-Z]{16}(?![A-Za-z0-9])",
     r"(?<![A-Za-z0-9_-])sk-(?:[A-Za-z]{2,12}-){0,3}[A-Za-z0-9_-]{20,200}",
     r"(?<![A-Za-z0-9_])(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{36,80}",

@@ -1,9 +1,10 @@
 """Training of the classifier, reproducible from the data files: `train(data, output, seed)`.
 
-One linear layer over hashed runs. Posts (tweets, forum lines) are another world than prompts, so they have a second layer of their own,
-which is thrown away: what is true of posts alone does not reach the shared weights. Rows that are unsafe in an unknown way ask only
-that some category fires (1 − Π(1 − p)). Then: scores on rows kept aside set the offsets, so that a fixed share of harmless
-messages is cautioned, in each language and role apart; weights are rounded to eight bits.
+One linear layer over hashed runs. Posts (tweets, forum lines) are another world than prompts, so they have a second
+layer of their own, which is thrown away: what is true of posts alone does not reach the shared weights. Rows that are
+unsafe in an unknown way ask only that some category fires (1 − Π(1 − p)). Then: scores on rows kept aside set the
+offsets, so that a fixed share of harmless messages is cautioned, in each language and role apart; weights are rounded
+to eight bits.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from safety.labels import LABELS, Lesson, lesson
 from safety.language import detect
 from safety.normalize import base_view
 
-EPOCHS, BATCH, RATE, DECAY = 4, 512, 0.02, 2e-6
-HARMLESS_CAUTIONED = 0.006
-"""The share of harmless messages whose score may reach the caution threshold (0.5)."""
+EPOCHS, BATCH, RATE, DECAY = 3, 512, 0.02, 2e-6
+EVERYDAY, BORDERLINE = 0.006, 0.05
+"""The shares of everyday messages, and of harmless ones that sound harmful, whose score may reach 0.5, where caution
+begins."""
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ class Rows:
     lessons: list[Lesson]
     post: torch.Tensor
     keys: list[str]
-    """`role.language.label` of each row."""
+    """`role.language.label` of each row; safe ones also say whether they are everyday or borderline."""
 
     def __len__(self) -> int:
         return len(self.lessons)
@@ -56,15 +58,16 @@ class Rows:
 def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """The rows of JSONL files, gzipped or not. Raises ValueError naming the file and line of what is no row."""
     for path in paths:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as file:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     try:
                         row = json.loads(line)
                         row["text"], row["label"]
                     except (ValueError, KeyError, TypeError) as error:
-                        raise ValueError(f"{path}, line {number}: not a row with text and label; correct the file") from error
+                        raise ValueError(
+                            f"{path}, line {number}: not a row with text and label; correct the file"
+                        ) from error
                     yield row
 
 
@@ -83,22 +86,29 @@ def train(
     epochs: int = EPOCHS,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train on `data` (gzip JSONL) and on `extra` (our contrast pairs, their train half), calibrate with rows kept aside and `dev`,
-    write the weights to `output`. The report says what was seen and what came out."""
+    """Train on `data` (gzip JSONL) and on the train half of `extra` (our contrast pairs), calibrate with rows kept
+    aside and with `dev`, write the weights to `output`. The report says what was seen and what came out."""
     torch.manual_seed(seed)
     paths = [data] if isinstance(data, Path) else list(data)
-    taught, aside = [], []
+    taught: list[dict[str, Any]] = []
+    aside: list[dict[str, Any]] = []
     for row in read(paths):
         (aside if held_out(row) else taught).append(row)
     aside += [row for row in read(dev) if row.get("role") != "post"]
-    own = [row | {"set": "contrast", "kind": "own"} for row in read(extra) if row.get("split", "train") == "train"]
+    own = [
+        row | {"set": "contrast", "kind": "borderline_safe"}
+        for row in read(extra)
+        if row.get("split", "train") == "train"
+    ]
     say(f"{len(taught)} rows to learn from, {len(own)} contrast rows, {len(aside)} to calibrate with")
     rows = pack(taught + own, own_weight=3.0)
     say(f"{len(rows)} windows, {len(rows.buckets)} features")
     table, bias = fit(rows, seed, epochs, say)
     model = quantise(table, bias)
     held = pack(aside)
-    raw = np.stack([model.raw_of(held.buckets[a:b].numpy()) for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)])
+    raw = np.stack(
+        [model.raw_of(held.buckets[a:b].numpy()) for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)]
+    )
     model.calibration, measured = calibrate(raw + bias, held.keys, bias)
     digest = model.save(output)
     return {
@@ -128,19 +138,24 @@ def pack(rows: Iterable[Mapping[str, Any]], own_weight: float = 1.0) -> Rows:
             buckets.append(bag(piece).astype(np.int32))
             lessons.append(taught)
             post.append(row["role"] == "post")
-            keys.append(f"{row['role']}.{detect(row['text'])}.{row['label']}")
+            sounds = ("." + ("everyday" if row["kind"] == "benign" else "borderline")) if row["label"] == "safe" else ""
+            keys.append(f"{row['role']}.{detect(row['text'])}.{row['label']}{sounds}")
     offsets = torch.tensor([0, *np.cumsum([len(b) for b in buckets])], dtype=torch.long)
     return Rows(torch.from_numpy(np.concatenate(buckets)), offsets, lessons, torch.tensor(post), keys)
 
 
-def fit(rows: Rows, seed: int, epochs: int, say: Callable[[str], None]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fit(
+    rows: Rows, seed: int, epochs: int, say: Callable[[str], None]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Learn the shared weights (BUCKETS × labels) and biases."""
     order = torch.Generator().manual_seed(seed)
     shared = torch.zeros(BUCKETS, len(LABELS), requires_grad=True)
     posts = torch.zeros(BUCKETS, len(LABELS), requires_grad=True)
     bias = torch.full((len(LABELS),), -3.0, requires_grad=True)
     post_bias = torch.full((len(LABELS),), -2.0, requires_grad=True)
-    optimizer = torch.optim.AdamW([shared, posts, bias, post_bias], lr=RATE, weight_decay=DECAY / RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        [shared, posts, bias, post_bias], lr=RATE, weight_decay=DECAY / RATE, betas=(0.9, 0.99)
+    )
     targets = torch.tensor([[row.targets.get(name, 0.0) for name in LABELS] for row in rows.lessons])
     known = torch.tensor([[float(name in row.targets) for name in LABELS] for row in rows.lessons])
     some = torch.tensor([row.any for row in rows.lessons])
@@ -149,7 +164,7 @@ def fit(rows: Rows, seed: int, epochs: int, say: Callable[[str], None]) -> tuple
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.02, 1 - step / steps))
     for epoch in range(epochs):
         total = 0.0
-        for index in torch.randperm(len(rows), generator=order).split(BATCH):
+        for index in torch.randperm(len(rows), generator=order).split(BATCH):  # type: ignore[no-untyped-call]
             ids, starts, norm = rows.batch(index)
             logits = torch.nn.functional.embedding_bag(ids, shared, starts, mode="sum") * norm[:, None] + bias
             is_post = rows.post[index]
@@ -166,7 +181,9 @@ def fit(rows: Rows, seed: int, epochs: int, say: Callable[[str], None]) -> tuple
     return shared.detach().numpy(), bias.detach().numpy()
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, some: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _loss(
+    logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, some: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     told = (each * known).sum(1)
     none = torch.nn.functional.logsigmoid(-logits).sum(1)  # log of the chance that no category applies
@@ -187,34 +204,34 @@ class _Uncalibrated(Classifier):
         return np.asarray(total * self.scales / np.sqrt(max(1, len(buckets))), np.float32)
 
 
-def calibrate(raw: NDArray[np.float32], keys: Sequence[str], bias: NDArray[np.float32]) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """For each role and language: the offset that cautions `HARMLESS_CAUTIONED` of the harmless rows, and the slope that fits."""
+def calibrate(
+    raw: NDArray[np.float32], keys: Sequence[str], bias: NDArray[np.float32]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """For each role and language: 0.5 where only the allowed shares of harmless rows lie above, 0.02 for the middle
+    one of them."""
     result: dict[str, list[float]] = {}
     measured: dict[str, Any] = {}
     top = raw.max(1)
     where = np.array(keys)
     for role in ("prompt", "response"):
         for lang in ("zh", "en"):
-            safe, unsafe = top[where == f"{role}.{lang}.safe"], top[where == f"{role}.{lang}.unsafe"]
-            if len(safe) < 20 or len(unsafe) < 5:
-                raise ValueError(f"too few {lang} {role} rows to calibrate with: add safe and unsafe rows of both languages")
-            threshold = float(np.quantile(safe, 1 - HARMLESS_CAUTIONED))
-            slope = _slope(safe - threshold, unsafe - threshold)
-            result[f"{role}.{lang}"] = [slope, *(float(b) * slope - threshold * slope for b in bias)]
+            everyday = top[where == f"{role}.{lang}.safe.everyday"]
+            borderline = top[where == f"{role}.{lang}.safe.borderline"]
+            unsafe = top[where == f"{role}.{lang}.unsafe"]
+            if len(everyday) < 20:
+                raise ValueError(f"too few harmless {lang} {role} rows to calibrate with: add rows of kind `benign`")
+            threshold = float(np.quantile(everyday, 1 - EVERYDAY))
+            if len(borderline) >= 20:
+                threshold = max(threshold, float(np.quantile(borderline, 1 - BORDERLINE)))
+            slope = 4.0 / (threshold - float(np.median(everyday)))
+            result[f"{role}.{lang}"] = [slope, *((float(b) - threshold) * slope for b in bias)]
             measured[f"{role}.{lang}"] = {
-                "safe": len(safe),
+                "everyday": len(everyday),
+                "borderline": len(borderline),
                 "unsafe": len(unsafe),
                 "threshold": round(threshold, 3),
                 "slope": round(slope, 3),
-                "unsafe_cautioned": round(float((unsafe > threshold).mean()), 4),
+                "everyday_cautioned": round(float((everyday > threshold).mean()), 4),
+                "unsafe_cautioned": round(float((unsafe > threshold).mean()), 4) if len(unsafe) else None,
             }
     return result, measured
-
-
-def _slope(safe: NDArray[np.float32], unsafe: NDArray[np.float32]) -> float:
-    """The slope of the best logistic curve through zero, with both kinds weighing the same."""
-
-    def cost(slope: float) -> float:
-        return float(np.logaddexp(0, slope * safe).mean() + np.logaddexp(0, -slope * unsafe).mean())
-
-    return min((0.1 * 1.15**step for step in range(30)), key=cost)
