@@ -36,9 +36,7 @@ class PellucidApp(App[int]):
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = []
 
-    def __init__(
-        self, session: SessionLike, conversation: str | None = None, own_keys: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, session: SessionLike, conversation: str | None = None, own_keys: Mapping[str, str] | None = None) -> None:
         wrapping.install()
         say.use(session.settings.interface_language)
         super().__init__()

@@ -147,7 +147,7 @@ def read_keys(path: Path) -> dict[str, str]:
         if name not in _BY_ID:
             raise UsageError(f"{path}: there is no command {name!r}")
         if not isinstance(keys, str) or not keys.strip():
-            raise UsageError(f"{path}: {name} must be a key such as \"ctrl+n\", not {keys!r}")
+            raise UsageError(f'{path}: {name} must be a key such as "ctrl+n", not {keys!r}')
     return {name: str(keys) for name, keys in table.items()}
 
 

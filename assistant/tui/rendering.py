@@ -17,9 +17,7 @@ def safe(text: str, style: str | Style = "") -> Content:
 
 
 def marked(text: str, findings: Iterable[Finding], style: str = "bold underline $text-error") -> Content:
-    """`text` with the words that triggered `findings` marked by ⟦ ⟧ and a style; offsets outside the text are ignored.
-
-    """
+    """`text` with the words that triggered `findings` marked by ⟦ ⟧ and a style; offsets outside the text are ignored."""
     spans = [(f.start, f.end) for f in findings if (f.start, f.end) != (0, len(text))]  # all marked is nothing marked
     return marked_spans(text, spans, style, "⟦", "⟧")
 

@@ -1,6 +1,6 @@
 """The four-stage strip as a value: what each layer has decided about one turn so far, and how that reads in one line.
 
-    prompt filter → generation → output moderation → attribution
+prompt filter → generation → output moderation → attribution
 """
 
 from __future__ import annotations

@@ -42,7 +42,4 @@ def require_screen() -> None:
                 "or `pellucid chat --plain` for a conversation line by line"
             )
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise UsageError(
-            "this terminal cannot draw a screen (TERM is dumb or not set): "
-            "use `pellucid chat --plain` or `pellucid ask TEXT`"
-        )
+        raise UsageError("this terminal cannot draw a screen (TERM is dumb or not set): use `pellucid chat --plain` or `pellucid ask TEXT`")

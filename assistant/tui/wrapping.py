@@ -16,10 +16,7 @@ _CJK = (
     "\u2e80-\u303f\u3040-\u30ff\u3100-\u312f\u3130-\u318f\u31a0-\u31ff\u3200-\u4dbf\u4e00-\u9fff"
     "\ua000-\ua4cf\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
 )
-NOT_AT_START = frozenset(
-    "，。、；：？！）》」』】〕〉”’…—～·％℃‰°′″,.;:?!)]}%々ー"
-    "ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ〗〞︶﹂﹄"
-)
+NOT_AT_START = frozenset("，。、；：？！）》」』】〕〉”’…—～·％℃‰°′″,.;:?!)]}%々ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ〗〞︶﹂﹄")
 NOT_AT_END = frozenset("（《「『【〔〈“‘([{￥＄$£#〖〝︵﹁﹃")
 
 _PIECE = re.compile(rf"\s*(?:[{_CJK}]|[^\s{_CJK}]+)\s*|\s+")
