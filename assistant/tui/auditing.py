@@ -23,10 +23,7 @@ class Check:
 def check(ledger: Any) -> Check:
     """Check every hash of the log. Raises LedgerError when that cannot be done."""
     report = _function("verify", "verify")(ledger)
-    problems = list(getattr(report, "problems", ()) or getattr(report, "findings", ()))
-    sound = bool(getattr(report, "ok", not problems))
-    records = int(getattr(report, "records", getattr(report, "size", 0)))
-    return Check(sound, records, "; ".join(str(problem) for problem in problems[:3]))
+    return Check(not report.problems, report.size, "; ".join(problem.message for problem in report.problems[:3]))
 
 
 def redact(ledger: Any, turns: Sequence[str], reason: str) -> int:
@@ -35,6 +32,12 @@ def redact(ledger: Any, turns: Sequence[str], reason: str) -> int:
     for turn in turns:
         erase(ledger, turn, reason=reason)
     return len(turns)
+
+
+def review(ledger: Any, turn: str, label: str) -> int:
+    """Log what a person thinks of the decision about `turn`. Returns the record's number. Raises LedgerError."""
+    number: int = ledger.record_event("review", {"turn": turn, "label": label})
+    return number
 
 
 def _function(module: str, name: str) -> Any:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from textual.message import Message
 
 from assistant.tui.backend import SessionLike
+from assistant.tui.tokens import Unit
 from explain.attribution import Attribution
 
-METHODS = ("ablation", "gradients")
+METHODS = ("ablation", "integrated-gradients")
 
 
 @dataclass
@@ -66,23 +67,21 @@ class Explanation:
             self._post(Explained(self.token, attribution))
 
 
-def find(kept: Sequence[Attribution], method: str, token: int | None, tokens: int) -> tuple[Attribution, int | None] | None:
-    """The newest kept attribution by `method` that explains `token` (None: the whole reply of `tokens` tokens), and
-    its row.
+def find(kept: Sequence[Attribution], method: str, units: Sequence[Unit], picked: int | None) -> tuple[Attribution, int | None] | None:
+    """The newest kept attribution by `method` of the unit `picked` (None: the whole reply), and the row that holds it.
 
-    Row None means the sum over all rows.
+    Row None means all rows together. A matrix has one row for every unit of the reply; a vector explains one target.
     """
     for attribution in reversed(kept):
-        if not attribution.method.startswith(method):
+        if attribution.method != method:
             continue
-        rows = len(attribution.output_tokens)
-        whole = attribution.target.startswith("reply")
-        if token is None and whole:
+        if attribution.target == "reply":
+            if picked is None:
+                return attribution, None
+            if len(attribution.output_tokens) == len(units):
+                return attribution, picked
+        elif picked is not None and attribution.target in {f"token {i}" for i in units[picked].indices}:
             return attribution, None
-        if token is not None and whole and rows == tokens > 1:
-            return attribution, token
-        if token is not None and attribution.target == f"token {token}":
-            return attribution, 0 if rows else None
     return None
 
 

@@ -61,13 +61,15 @@ def as_json_lines(turns: list[Turn]) -> str:
 
 
 def write(branch: Branch, name: str) -> Path:
-    """Write `branch` to the file `name`, `.jsonl` or Markdown; without a name to a new file in the working folder.
+    """Write `branch` to the file `name`, `.jsonl` or Markdown; without a name to a new file in the working folder."""
+    return write_turns(branch.path, name or f"pellucid-{(branch.conversation or 'chat').lower()}.md", branch.title)
 
-    Raises UsageError when the file exists or cannot be written.
-    """
-    title = branch.title or (branch.path[0].prompt.strip().split("\n")[0][:60] if branch.path else "")
-    path = Path(name).expanduser() if name else Path(f"pellucid-{(branch.conversation or 'chat').lower()}.md")
-    text = as_json_lines(branch.path) if path.suffix == ".jsonl" else as_markdown(branch.path, title)
+
+def write_turns(turns: list[Turn], name: str, title: str = "") -> Path:
+    """Write `turns` to the new file `name`. Raises UsageError when it exists or cannot be written."""
+    title = title or (turns[0].prompt.strip().split("\n")[0][:60] if turns else "Pellucid")
+    path = Path(name).expanduser()
+    text = as_json_lines(turns) if path.suffix == ".jsonl" else as_markdown(turns, title)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="utf-8") as file:

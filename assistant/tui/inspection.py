@@ -29,8 +29,10 @@ def word_table(units: Sequence[Unit], scores: Sequence[float], rows: int, width:
     for index in strongest(scores, rows):
         word = _cells(_inline(units[index].text), room)
         style = "bold" if scores[index] > 0 else "underline"
-        numbers = f"{scores[index]:+7.2f} {part[index]:6.0%} "
-        lines.append(Content.assemble(Content.styled(word, style), numbers, bar(part[index] / max(part), 6)))
+        blank = " " * (len(word) - len(word.rstrip()))
+        numbers = f"{blank}{scores[index]:+7.2f} {part[index]:6.0%} "
+        gauge = Content.styled(bar(part[index] / max(part), 6), "$primary" if scores[index] > 0 else "$secondary")
+        lines.append(Content.assemble(Content.styled(word.rstrip(), style), numbers, gauge))
     return Content("\n").join(lines)
 
 
@@ -43,8 +45,8 @@ def candidate_table(token: ReplyToken | None, rows: int, width: int) -> Content:
     for candidate in sorted(token.candidates, key=lambda c: -c.logprob)[:rows]:
         probability = math.exp(candidate.logprob)
         mark = "●" if candidate.id == token.id or candidate.text == token.text else " "
-        line = f"{mark} {_cells(_inline(candidate.text), room)}{probability:6.3f} {bar(probability, 6)}"
-        lines.append(Content.styled(line, "bold" if mark == "●" else ""))
+        line = f"{mark} {_cells(_inline(candidate.text), room)}{probability:6.3f} "
+        lines.append(Content.assemble(Content.styled(line, "bold" if mark == "●" else ""), Content.styled(bar(probability, 6), "$primary")))
     return Content("\n").join(lines)
 
 
@@ -60,22 +62,27 @@ def confidence_line(turn: Turn, units: Sequence[Unit], picked: int | None, width
     return Content("").join(parts)
 
 
+_CARD = (
+    "grade", "completeness_error", "deletion_drop", "deletion_random_mean", "deletion_random_better",
+    "generator_gap_mean", "steps", "features", "forwards", "seconds",
+)  # fmt: skip
+
+
 def quality_line(quality: Mapping[str, Any], method: str) -> Content:
-    """The quality card in one line: method, parameters, how far it can be trusted."""
-    words = [say.get(f"inspector.method_{method}", method)]
-    for name, value in quality.items():
-        if name == "method":
-            continue
-        words.append(f"{one_line(name.replace('_', ' '), 28)} {_value(name, value)}")
-    return Content.styled(" · ".join(words), _DIM)
+    """The quality card: how far the explanation can be trusted first, how it was made after."""
+    parts = [Content(say.get(f"inspector.method_{method}", one_line(method, 30)))]
+    for name in _CARD:
+        if name in quality:
+            value = _value(name, quality[name])
+            style = {"supported": "$text-success", "weak": "$text-warning", "not supported": "$text-error"}.get(str(quality[name]), "")
+            parts.append(Content.styled(f"{say('quality.' + name)} {value}", style))
+    return Content.styled(" · ", "$foreground 35%").join(parts).stylize_before(_DIM)
 
 
 def _value(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "✓" if value else "✗"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return seconds(value) if name == "seconds" else f"{value:.3g}"
-    return one_line(str(value), 40)
+    return say.get(f"quality.{value}", one_line(str(value), 40))
 
 
 def _inline(text: str) -> str:

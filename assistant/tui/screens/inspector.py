@@ -208,8 +208,7 @@ class InspectorScreen(Screen[str]):
         self._draw()
 
     def _found(self) -> tuple[Attribution, int | None] | None:
-        assert self._turn is not None
-        return find(self._kept, self._method, self._token, len(self._turn.tokens))
+        return find(self._kept, self._method, self._reply, self._picked)
 
     def _draw(self) -> None:
         if self._turn is None or not self._reply:

@@ -266,7 +266,15 @@ def attribution_of(turn, method="ablation", token=None):
         [0.0 if role == "format" else (((i * 31 + (o + first) * 17) % 23) - 8) / 10 for i, role in enumerate(roles)]
         for o in range(len(outputs))
     ]
-    quality = {"method": method, "steps": 32, "completeness_error": 0.02, "seconds": 1.2}
+    quality = {
+        "method": method,
+        "steps": 32,
+        "grade": "supported",
+        "completeness_error": 0.02,
+        "deletion_drop": 4.2,
+        "deletion_random_mean": 1.1,
+        "seconds": 1.2,
+    }
     target = "reply" if token is None else f"token {token}"
     return Attribution(method, target, tuple(inputs), tuple(outputs), tuple(map(tuple, scores)), quality, tuple(roles))
 
