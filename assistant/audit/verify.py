@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from assistant.audit import schema
+from assistant.audit.outside import check_signatures, collect, kept_inside
 from assistant.audit.report import Problem, Report
 from assistant.store.commitment import commit
 from assistant.store.ledger import Ledger
@@ -36,12 +38,15 @@ def verify(
     ledger: Ledger,
     *,
     contents: bool = True,
-    roots: Iterable[tuple[int, bytes, str]] = (),
+    checkpoints: Iterable[Path] = (),
+    outside: bool = True,
+    key: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Check the whole log, or without `contents` only chain, tree, schema and checkpoints.
 
-    `roots` are (size, root, name) from outside: what the log's root must have been at that size.
+    With the public `key`, every signed checkpoint must bear its signature, and there must be one.
+    Compared with the checkpoints kept outside the log (unless `outside` is False) and those in the files `checkpoints`.
     """
     report = Report()
     with ledger.exclusive() as connection:
@@ -54,12 +59,19 @@ def verify(
         edges = dict(connection.execute("SELECT size, hashes FROM frontier").fetchall())
     report.checkpoints = len(known)
     expected: dict[int, list[tuple[bytes, str]]] = {size: [entry] for size, entry in known.items()}
-    for size, root, name in roots:
-        expected.setdefault(size, []).append((root, name))
+    report.log = log_name(ledger)
+    signed = kept_inside(ledger, report)
+    for point, name in collect(report.log, ledger.path if outside else None, checkpoints, report, kept=outside):
+        expected.setdefault(point.size, []).append((point.root, name))
         report.checkpoints += 1
+        signed.append(point)
+    if key is not None:
+        check_signatures(signed, key, report)
     for size in sorted(size for size in expected if size > report.size):
         name = expected[size][0][1]
-        report.add(Problem("checkpoint", f"{name} covers {size} records, but the log has only {report.size}: it was cut"))
+        report.add(
+            Problem("checkpoint", f"{name} covers {size} records, but the log has only {report.size}: it was cut")
+        )
 
     walk = _Walk(report, expected, edges, contents)
     page = _CONTENT_PAGE if contents else _PAGE
@@ -71,7 +83,6 @@ def verify(
         walk.page(first, last, rows, bodies, gone)
         progress(walk.seq, report.size)
     report.root = walk.tree.root().hex()
-    report.log = log_name(ledger)
     with ledger.exclusive() as connection:
         walk.finish(connection)
     return report
@@ -80,7 +91,9 @@ def verify(
 class _Walk:
     """The state of the walk from the first record to the last."""
 
-    def __init__(self, report: Report, roots: dict[int, list[tuple[bytes, str]]], edges: dict[int, bytes], contents: bool) -> None:
+    def __init__(
+        self, report: Report, roots: dict[int, list[tuple[bytes, str]]], edges: dict[int, bytes], contents: bool
+    ) -> None:
         self.report = report
         self.tree = Frontier()
         self.seq = 0
@@ -119,7 +132,9 @@ class _Walk:
         if expected <= last:
             self._missing(expected, last)
         for seq, parts in texts.items():
-            self.report.add(Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq))
+            self.report.add(
+                Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq)
+            )
         self.seq = last
 
     def finish(self, connection: sqlite3.Connection) -> None:
@@ -129,12 +144,16 @@ class _Walk:
         self.report.erased = len(self._erased)
         for (seq, part), redaction in self._erased.items():
             if self._redacted.get((seq, part)) != redaction:
-                self.report.add(Problem("erasure", f"the {part} was deleted, but record {redaction} does not say so", seq))
+                self.report.add(
+                    Problem("erasure", f"the {part} was deleted, but record {redaction} does not say so", seq)
+                )
         for (seq, part), redaction in self._redacted.items():
             if (seq, part) not in self._erased and seq <= self.report.size:
                 row = connection.execute("SELECT 1 FROM erased WHERE seq = ? AND part = ?", (seq, part)).fetchone()
                 if row is None:
-                    self.report.add(Problem("erasure", f"record {redaction} erased the {part}, but it is still kept", seq))
+                    self.report.add(
+                        Problem("erasure", f"record {redaction} erased the {part}, but it is still kept", seq)
+                    )
         if connection.execute("SELECT max(seq) FROM ledger").fetchone()[0] != self.report.size:
             return  # somebody is writing: the projections are already ahead
         for name in self._tally.differences(connection):
@@ -143,7 +162,9 @@ class _Walk:
         indexed = connection.execute("SELECT count(*) FROM fts_docsize").fetchone()[0]
         wiped = self.wiped(connection)
         if indexed != closed - wiped:
-            self.report.add(Problem("projection", f"the search index holds {indexed} turns of {closed - wiped}", tampered=False))
+            self.report.add(
+                Problem("projection", f"the search index holds {indexed} turns of {closed - wiped}", tampered=False)
+            )
 
     def wiped(self, connection: sqlite3.Connection) -> int:
         """How many closed turns have neither prompt nor reply any more, so that nothing of them is indexed."""
@@ -161,7 +182,9 @@ class _Walk:
     def _compare_roots(self, seq: int) -> None:
         for root, name in self._roots.get(seq, ()):
             if self.tree.root() != root:
-                self.report.add(Problem("checkpoint", f"the first {seq} records are not those that {name} vouches for", seq))
+                self.report.add(
+                    Problem("checkpoint", f"the first {seq} records are not those that {name} vouches for", seq)
+                )
         edge = self._edges.get(seq)
         if edge is not None and edge != b"".join(self.tree.hashes):
             self.report.add(Problem("tree", f"the kept tree of the first {seq} records is not theirs", seq))

@@ -20,7 +20,8 @@ from assistant.errors import PellucidError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029"
+    "\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
 )
 _AGO = re.compile(r"(\d+)\s*(min|h|d|w)")
 _UNIT = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -44,9 +45,15 @@ class _Shown(click.ClickException):
 
 def database_options(command: F) -> F:
     """`--db` and `--json`, which every audit command has."""
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-    database = click.option("--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given.")
-    return database(as_json(command))
+    database = click.option(
+        "--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given."
+    )
+    return database(json_option(command))
+
+
+def json_option(command: F) -> F:
+    """`--json` alone."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(command)
 
 
 def filter_options(command: F) -> F:
@@ -85,7 +92,9 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
                 moment = datetime.fromisoformat(str(value).strip())
             return int(moment.timestamp() * 1_000_000)
         except (ValueError, OverflowError, OSError):
-            self.fail(f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx)
+            self.fail(
+                f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx
+            )
 
 
 TIME = _Time()

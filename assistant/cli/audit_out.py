@@ -10,7 +10,9 @@ from assistant.cli.audit_common import database_options, open_ledger, progress_b
 
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(["jsonl"]), default="jsonl", show_default=True, help="The form of the export.")
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl"]), default="jsonl", show_default=True, help="The form of the export."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write (0600); stdout when not given.")
 @database_options
 def export(db: Path | None, as_json: bool, form: str, output: Path | None) -> None:

@@ -27,6 +27,8 @@ class Appender:
         self._clock = clock
         self._head: tree.Head | None = None
         self.stamp: dict[str, Any] = {}
+        self.appended = 0
+        """Records added since the last checkpoint."""
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -57,10 +59,13 @@ class Appender:
         text = canonical.encode(record)
         leaf = leaf_hash(text.encode())
         link = link_hash(last.link, leaf)
-        self._connection.execute("INSERT INTO ledger (seq, record, leaf, link) VALUES (?, ?, ?, ?)", (seq, text, leaf, link))
+        self._connection.execute(
+            "INSERT INTO ledger (seq, record, leaf, link) VALUES (?, ?, ?, ?)", (seq, text, leaf, link)
+        )
         if rows:
             self._connection.executemany("INSERT INTO content VALUES (?, ?, ?, ?, ?)", rows)
         self._head = tree.Head(seq, link)
+        self.appended += 1
         projections.apply(self._connection, record)
         if seq % tree.EVERY == 0:
             tree.store_frontier(self._connection, seq)

@@ -26,7 +26,9 @@ Codec = Literal[
 
 PROMPT = "prompt"
 PROMPT_DETAIL = "prompt_detail"
-"""System prompt, token ids as fed, stop strings, notices, and what the filter found in the text."""
+"""System prompt, stop strings, notices, and what the filter found in the text."""
+PROMPT_IDS = "prompt_ids"
+"""The token ids as fed: they repeat the turns before this one, and go when one of those is erased."""
 REPLY = "reply"
 REPLY_DETAIL = "reply_detail"
 """What moderation found in the reply."""

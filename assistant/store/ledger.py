@@ -23,8 +23,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Unpack
 
 from assistant.errors import LedgerError, UsageError
-from assistant.store import journal, listing, migrations, reading, records, recovery, search
+from assistant.store import journal, listing, migrations, reading, records, recovery, search, tree
 from assistant.store.append import Appender, Clock
+from assistant.store.checkpoint import Checkpoint, keep_outside
 from assistant.store.connection import BUSY_SECONDS, as_database, connect, translated
 from assistant.store.content import PROMPT, as_part, decode, json_part, text_part
 from assistant.store.listing import Filter, Filters, TurnRow
@@ -36,17 +37,21 @@ from explain.attribution import Attribution
 
 __all__ = ["Conversation", "Filter", "Hit", "Ledger", "TurnRow"]
 
-_RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema")
+_RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema", "checkpoint", "redact", "import")
 _KIND = re.compile(r"[a-z][a-z._-]{1,31}")
 _PART = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _JOURNAL_WAIT_MS = 50
+_PIN_EVERY = 200
+"""Records between two checkpoints of a program that goes on running."""
 _log = logging.getLogger(__name__)
 
 
 class Ledger:
     """An open ledger. `with Ledger.open(path) as ledger:` closes it again."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool, timeout: float, clock: Clock) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool, timeout: float, clock: Clock
+    ) -> None:
         self.path = path
         self.read_only = read_only
         self._connection = connection
@@ -60,7 +65,9 @@ class Ledger:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path | str, *, read_only: bool = False, timeout: float = BUSY_SECONDS, clock: Clock = time.time_ns) -> Ledger:
+    def open(
+        cls, path: Path | str, *, read_only: bool = False, timeout: float = BUSY_SECONDS, clock: Clock = time.time_ns
+    ) -> Ledger:
         """The ledger at `path`, made when there is none; `:memory:` keeps nothing. Raises LedgerError, touching
         nothing.
 
@@ -87,6 +94,8 @@ class Ledger:
             try:
                 if self._unwritten:
                     self._write_unwritten()
+                self._connection.execute("PRAGMA busy_timeout = 1000")  # nobody waits long for a program that ends
+                self._pin_from_time_to_time(at_least=1)
             finally:
                 self._closed = True
                 with contextlib.suppress(sqlite3.Error):
@@ -102,7 +111,9 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -135,7 +146,9 @@ class Ledger:
             return
         try:
             with self._writing():
-                self._connection.execute(f"PRAGMA busy_timeout = {_JOURNAL_WAIT_MS}")  # a reply never waits for another program
+                self._connection.execute(
+                    f"PRAGMA busy_timeout = {_JOURNAL_WAIT_MS}"
+                )  # a reply never waits for another program
                 try:
                     journal.write(self._connection, turn_id, progress, text, tokens)
                 finally:
@@ -147,14 +160,19 @@ class Ledger:
         """Write what became of an open turn. When that fails the turn stays in memory and is tried again with the next
         turn and at the end; LedgerError says so."""
         with self._writing():
-            if not self._connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)).fetchone():
+            if not self._connection.execute(
+                "SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)
+            ).fetchone():
                 raise LedgerError(f"the turn {turn.id} was never opened in this log: open it first")
         self._unwritten[turn.id] = turn
         try:
             with self._writing():
                 self._write_unwritten()
+                self._pin_from_time_to_time(at_least=_PIN_EVERY)
         except LedgerError as error:
-            raise LedgerError(f"{error}; the reply is kept in memory and will be logged as soon as that works") from error
+            raise LedgerError(
+                f"{error}; the reply is kept in memory and will be logged as soon as that works"
+            ) from error
 
     def rename(self, conversation: str, title: str) -> None:
         """Give a conversation a title."""
@@ -184,13 +202,25 @@ class Ledger:
         `fields` stay for ever and can be searched; what may have to be erased goes into `content`.
         """
         if not _KIND.fullmatch(kind) or kind in _RESERVED:
-            raise UsageError(f"{kind!r} cannot be the kind of an event: use lower-case letters, and none of {', '.join(_RESERVED)}")
+            raise UsageError(
+                f"{kind!r} cannot be the kind of an event: use lower-case letters, and none of {', '.join(_RESERVED)}"
+            )
         if bad := [name for name in content if not _PART.fullmatch(name)]:
             raise UsageError(f"{bad[0]!r} cannot be the name of a content: use lower-case letters, digits and _")
         if bad := [name for name in ("v", "seq", "ts", "kind", "content") if name in fields]:
             raise UsageError(f"an event cannot set the field {bad[0]!r} itself")
         with self._writing(), self._appender.transaction():
             return self._appender.append(kind, fields, [as_part(name, value) for name, value in content.items()])
+
+    def checkpoint(self) -> Checkpoint:
+        """Pin down the whole log as it is now, in the log and in a file outside it. Raises LedgerError."""
+        with self._writing():
+            with self._appender.transaction() as connection:
+                point = self._pin(connection)
+            self._appender.appended = 0
+            if self.path is not None:
+                keep_outside(point, self.path)
+            return point
 
     def recover(self) -> list[str]:
         """Close as `interrupted` the turns of programs that died while writing them. Returns their ids.
@@ -212,7 +242,7 @@ class Ledger:
             return reading.read_turn(connection, reading.full_id(connection, turn_id))
 
     def thread(self, turn_id: str | None) -> list[Turn]:
-        """The turn and its ancestors, oldest first; without their tokens, which `turn` has. Empty for None."""
+        """The turn and its ancestors, oldest first; without tokens, which `turn` has. Empty for None."""
         if turn_id is None:
             return []
         with self._reading() as connection:
@@ -235,14 +265,20 @@ class Ledger:
     def latest_turn(self, conversation: str | None = None) -> Turn | None:
         """The turn begun last, of one conversation or of all; None when there is none."""
         with self._reading() as connection:
-            where, values = ("conv = ? AND kind = 'intent'", (conversation,)) if conversation else ("kind = 'intent'", ())
-            row = connection.execute(f"SELECT turn FROM ledger WHERE {where} ORDER BY seq DESC LIMIT 1", values).fetchone()
+            where, values = (
+                ("conv = ? AND kind = 'intent'", (conversation,)) if conversation else ("kind = 'intent'", ())
+            )
+            row = connection.execute(
+                f"SELECT turn FROM ledger WHERE {where} ORDER BY seq DESC LIMIT 1", values
+            ).fetchone()
             return reading.read_turn(connection, row[0]) if row else None
 
     def turns(self, conversation: str) -> list[Turn]:
-        """Every turn of a conversation in every branch, oldest first; without their tokens, which `turn` has."""
+        """Every turn of a conversation in every branch, oldest first; without tokens, which `turn` has."""
         with self._reading() as connection:
-            rows = connection.execute("SELECT turn FROM ledger WHERE conv = ? AND kind = 'intent' ORDER BY seq", (conversation,)).fetchall()
+            rows = connection.execute(
+                "SELECT turn FROM ledger WHERE conv = ? AND kind = 'intent' ORDER BY seq", (conversation,)
+            ).fetchall()
             return [reading.read_turn(connection, turn, tokens=False) for (turn,) in rows]
 
     def conversations(self, limit: int = 50, before: str | None = None) -> list[Conversation]:
@@ -272,7 +308,9 @@ class Ledger:
         page above.
         """
         with self._reading() as connection:
-            return search.run(connection, query, limit=limit, before=before, which=Filter(**filters), side=side, ranked=ranked)
+            return search.run(
+                connection, query, limit=limit, before=before, which=Filter(**filters), side=side, ranked=ranked
+            )
 
     def list_turns(self, *, before: int | None = None, limit: int = 50, **filters: Unpack[Filters]) -> list[TurnRow]:
         """A page of turns, newest first; `before` is the last `seq` of the page above."""
@@ -332,7 +370,9 @@ class Ledger:
             version = migrations.migrate(as_database(connection))
             schema = migrations.describe(connection)
             id_ = migrations.schema_id(schema)
-            connection.execute("INSERT OR IGNORE INTO registry VALUES (?, 'schema', ?)", (id_, migrations.schema_text(schema)))
+            connection.execute(
+                "INSERT OR IGNORE INTO registry VALUES (?, 'schema', ?)", (id_, migrations.schema_text(schema))
+            )
             fields: dict[str, Any] = {"schema": id_, "version": version, "from": before}
             if before == 0:
                 key = as_part("user_key", uuid.uuid4().bytes + uuid.uuid4().bytes)
@@ -362,13 +402,38 @@ class Ledger:
         assert self._presence is not None
         process = self._presence.process
         if not self._announced:
-            connection.execute("INSERT OR IGNORE INTO process VALUES (?, ?, ?)", (process.id, process.pid, process.started))
+            connection.execute(
+                "INSERT OR IGNORE INTO process VALUES (?, ?, ?)", (process.id, process.pid, process.started)
+            )
         return process.id
+
+    def _pin(self, connection: sqlite3.Connection) -> Checkpoint:
+        size = tree.head(connection).size
+        root = tree.frontier(connection, size).root()
+        tree.store_frontier(connection, size)
+        log = connection.execute("SELECT record ->> '$.log' FROM ledger WHERE seq = 1").fetchone()[0]
+        self._appender.append("checkpoint", {"size": size, "root": root.hex()})
+        ts = connection.execute("SELECT ts FROM ledger WHERE seq = ?", (size + 1,)).fetchone()[0]
+        point = Checkpoint(log, size, root, ts)
+        connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", (size, root, point.note, ts))
+        return point
+
+    def _pin_from_time_to_time(self, at_least: int) -> None:
+        """A checkpoint when this program has added so many records; in a file only. A failure harms no turn."""
+        if self.path is None or self.read_only or self._appender.appended < at_least:
+            return
+        try:
+            self.checkpoint()
+        except LedgerError as error:
+            _log.warning("no checkpoint could be made: %s", error)
+        self._appender.appended = 0
 
     def _write_unwritten(self) -> None:
         for turn in list(self._unwritten.values()):
             with self._appender.transaction() as connection:
-                done = connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)).fetchone()
+                done = connection.execute(
+                    "SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)
+                ).fetchone()
                 if done is None:
                     kind = "interrupted" if turn.finish == "interrupted" else "output"
                     fields, parts = records.outcome(turn)

@@ -13,7 +13,7 @@ from assistant.errors import LedgerError
 from assistant.language import clean_intake
 from assistant.store import canonical
 from assistant.store.canonical import Record
-from assistant.store.content import PROMPT, TOKENS, decode
+from assistant.store.content import PROMPT, PROMPT_IDS, TOKENS, decode
 from assistant.store.records import CLOSING, turn_of
 from assistant.turn import Turn
 from explain.attribution import Attribution
@@ -51,7 +51,7 @@ def full_id(connection: sqlite3.Connection, turn: str) -> str:
 
 
 def read_turn(connection: sqlite3.Connection, turn: str, *, tokens: bool = True) -> Turn:
-    """The turn with exactly this id; without `tokens` their part is left unread."""
+    """The turn with exactly this id; without `tokens` those of prompt and reply are left unread."""
     opened: Record | None = None
     closed: Record | None = None
     for (text,) in connection.execute("SELECT record FROM ledger WHERE turn = ? ORDER BY seq", (turn,)).fetchall():
@@ -65,7 +65,7 @@ def read_turn(connection: sqlite3.Connection, turn: str, *, tokens: bool = True)
     parts: dict[str, Any] = {}
     erased: list[str] = []
     for record in (opened, closed) if closed else (opened,):
-        found, gone = read_parts(connection, record, without=() if tokens else (TOKENS,))
+        found, gone = read_parts(connection, record, without=() if tokens else (TOKENS, PROMPT_IDS))
         parts |= found
         erased += gone
     if closed is None:
@@ -77,7 +77,9 @@ def read_turn(connection: sqlite3.Connection, turn: str, *, tokens: bool = True)
         raise LedgerError(f"the turn {turn} cannot be read ({error!r}): run `pellucid audit verify`") from error
 
 
-def read_parts(connection: sqlite3.Connection, record: Record, without: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+def read_parts(
+    connection: sqlite3.Connection, record: Record, without: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """The decoded parts of a record, and the names of those erased."""
     marks = ",".join("?" * len(without))
     rows = connection.execute(
@@ -99,7 +101,9 @@ def thread_ids(connection: sqlite3.Connection, turn: str) -> list[str]:
     ids: list[str] = []
     following: str | None = turn
     while following is not None and following not in ids:
-        row = connection.execute("SELECT parent FROM ledger WHERE turn = ? AND kind = 'intent'", (following,)).fetchone()
+        row = connection.execute(
+            "SELECT parent FROM ledger WHERE turn = ? AND kind = 'intent'", (following,)
+        ).fetchone()
         if row is None:
             raise LedgerError(f"there is no turn {following!r} in the log: see `pellucid audit list`")
         ids.append(following)
@@ -116,7 +120,8 @@ def read_conversations(connection: sqlite3.Connection, limit: int, before: str |
         (before, limit),
     ).fetchall()
     return [
-        Conversation(id_, _title(connection, first, title), turns, updated, flagged) for id_, first, title, turns, updated, flagged in rows
+        Conversation(id_, _title(connection, first, title), turns, updated, flagged)
+        for id_, first, title, turns, updated, flagged in rows
     ]
 
 

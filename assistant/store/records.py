@@ -16,6 +16,7 @@ from assistant.store.canonical import Record, micro, unmicro
 from assistant.store.content import (
     PROMPT,
     PROMPT_DETAIL,
+    PROMPT_IDS,
     REPLY,
     REPLY_DETAIL,
     TOKENS,
@@ -46,15 +47,17 @@ def intent(turn: Turn) -> tuple[Record, list[Part]]:
     detail: dict[str, Any] = {}
     if turn.system:
         detail["system"] = clean_intake(turn.system)
-    if turn.prompt_ids:
-        detail["ids"] = list(turn.prompt_ids)
     if turn.sampling.stop:
         detail["stop"] = list(turn.sampling.stop)
     if turn.notices:
         detail["notices"] = list(turn.notices)
     detail |= _verdict_detail(turn.prompt_verdict)
     parts = [text_part(PROMPT, turn.prompt)]
-    return record, [*parts, json_part(PROMPT_DETAIL, detail)] if detail else parts
+    if detail:
+        parts.append(json_part(PROMPT_DETAIL, detail))
+    if turn.prompt_ids:
+        parts.append(json_part(PROMPT_IDS, list(turn.prompt_ids)))
+    return record, parts
 
 
 def outcome(turn: Turn) -> tuple[Record, list[Part]]:
@@ -104,7 +107,7 @@ def turn_of(opened: Record, closed: Record | None, parts: Mapping[str, Any], era
         sampling=_sampling(opened["sampling"], asked.get("stop", ())),
         system=asked.get("system", ""),
         tokens=unpack_tokens(parts.get(TOKENS, ())),
-        prompt_ids=tuple(asked.get("ids", ())),
+        prompt_ids=tuple(parts.get(PROMPT_IDS, ())),
         created_us=opened["created"],
         raw=opened["raw"],
         language=opened["lang"],

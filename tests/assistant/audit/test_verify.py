@@ -23,7 +23,7 @@ def test_a_log_with_everything(ledger: Ledger) -> None:
     ledger.open_turn(make_turn())
     report = verify(ledger)
     assert (report.problems, report.turns, report.size) == ([], 3, 10)
-    assert report.contents == 1 + 3 * 4 + 1 + 2
+    assert report.contents == 1 + 3 * 5 + 1 + 3
 
 
 def test_while_somebody_writes(ledger: Ledger, path: Path) -> None:

@@ -74,7 +74,7 @@ def test_branches(ledger: Ledger) -> None:
 
 def test_a_thread_carries_no_tokens_but_everything_else(ledger: Ledger) -> None:
     turn = log_turn(ledger)
-    assert ledger.thread(turn.id) == [replace(turn, tokens=())]
+    assert ledger.thread(turn.id) == [replace(turn, tokens=(), prompt_ids=())]
 
 
 def test_conversations_page_by_page(ledger: Ledger) -> None:
