@@ -54,7 +54,9 @@ class Release:
 class Moderator:
     """Judges one growing reply. Once it is blocked, nothing more is taken in or released."""
 
-    def __init__(self, scanner: Scanner, policy: Policy, stamp: str, prompt: str = "", language: str | None = None) -> None:
+    def __init__(
+        self, scanner: Scanner, policy: Policy, stamp: str, prompt: str = "", language: str | None = None
+    ) -> None:
         self._scanner, self._policy, self._stamp = scanner, policy, stamp
         self._prompt, self._language = prompt, language
         self._text = ""
@@ -94,7 +96,9 @@ class Moderator:
 
     def _close(self) -> str:
         out = ""
-        if self._verdict.action is not Action.BLOCK and (self._checked < len(self._text) or self._released < len(self._text)):
+        if self._verdict.action is not Action.BLOCK and (
+            self._checked < len(self._text) or self._released < len(self._text)
+        ):
             out = self._check(len(self._text), last=True)
         self._finished = True
         seen = self._text[: self._checked]
@@ -153,7 +157,9 @@ class Moderator:
             self._verdict = verdict
 
     def _judge(self, redacted: str | None) -> Verdict:
-        return judge(self._look, self._policy, self._stamp, "response", self._text or self._prompt, self._language, redacted)
+        return judge(
+            self._look, self._policy, self._stamp, "response", self._text or self._prompt, self._language, redacted
+        )
 
     def _own(self, span: Span) -> bool:
         """What the person wrote in the prompt may be said back to them."""

@@ -103,7 +103,11 @@ def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role) -> 
     matches = []
     for rule in rules:
         if rule.squeezed and rule.scope in (role, "both"):
-            joined = [word for a in rule.anchors if len(word := a.replace(" ", "")) > 5 and word in view.text and a not in plain]
+            joined = [
+                word
+                for a in rule.anchors
+                if len(word := a.replace(" ", "")) > 5 and word in view.text and a not in plain
+            ]
             for start, end in _places(rule.squeezed, (), view.text) if joined else ():
                 if any(word in view.text[start:end] for word in joined):
                     matches.append(Match(rule, *view.span(start, end), view.name))
@@ -131,7 +135,9 @@ def _around(text: str, start: int, end: int) -> str:
 
 
 def _lists(data: Any, path: Path) -> dict[str, list[str]]:
-    if not isinstance(data, dict) or not all(isinstance(v, list) and v and all(isinstance(i, str) and i for i in v) for v in data.values()):
+    if not isinstance(data, dict) or not all(
+        isinstance(v, list) and v and all(isinstance(i, str) and i for i in v) for v in data.values()
+    ):
         raise RuleError(f"{path}: [lists] must hold lists of strings, none of them empty; correct the table")
     return data
 
@@ -163,7 +169,9 @@ def _rule(entry: Any, lists: dict[str, list[str]], chinese: bool, where: str) ->
         anchors=tuple(dict.fromkeys(anchors)),
         patterns=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry["patterns"]),
         unless=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry.get("unless", [])),
-        squeezed=tuple(_compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")),
+        squeezed=tuple(
+            _compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")
+        ),
         match=tuple(entry.get("match", [])),
         nomatch=tuple(entry.get("nomatch", [])),
     )
@@ -188,7 +196,9 @@ def _words(item: str, lists: dict[str, list[str]], where: str) -> list[str]:
     return words
 
 
-def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str) -> re.Pattern[str]:
+def _compile(
+    pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str
+) -> re.Pattern[str]:
     def named(match: re.Match[str]) -> str:
         if match[1] not in lists:
             raise RuleError(f"{where}: {match[0]} names no list of this file; add the list or correct the name")

@@ -18,7 +18,9 @@ from safety.secrets import find_secrets
 from safety.verdict import Finding
 
 _CONTROL = re.compile(r"\x1b[\[\]PX^_()]|[\x90\x9b\x9d]|[\u202d\u202e]|\x1b\\")
-_TURN = re.compile(r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]")
+_TURN = re.compile(
+    r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]"
+)
 _MANY = 16
 _UNREADABLE = {"reversed", "rot13"}  # readings that turn ordinary text into noise: for rules only
 
@@ -59,7 +61,10 @@ class Scanner:
         return Look(_distinct(findings), tuple(find_spans(text, role)), scores, places)
 
     def _by_rule(self, view: View, role: Role) -> list[Finding]:
-        return [Finding(m.rule.category, m.rule.id, m.start, m.end, m.rule.score) for m in rules.find(self.rules, view, role)]
+        return [
+            Finding(m.rule.category, m.rule.id, m.start, m.end, m.rule.score)
+            for m in rules.find(self.rules, view, role)
+        ]
 
     def _squeezed(self, base: View, role: Role) -> list[Finding]:
         found = rules.find_squeezed(self.rules, squeezed_view(base), base.text, role)
