@@ -36,7 +36,10 @@ def integrate(
         return target.log_probs_of(tokens).index_select(1, chosen).sum(1)
 
     method = LayerIntegratedGradients(forward, target.embedding)
-    attributions, delta = method.attribute(ids, baselines=baseline, n_steps=steps, internal_batch_size=batch, return_convergence_delta=True)
+    result: tuple[Tensor, Tensor] = method.attribute(  # type: ignore[has-type]
+        ids, baselines=baseline, n_steps=steps, internal_batch_size=batch, return_convergence_delta=True
+    )
+    attributions, delta = result
     # one value per position: summed over the width; the last token is a target only and never embedded
     per_position = attributions.detach().sum(-1)[0].float().cpu()
     with torch.no_grad():

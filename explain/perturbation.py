@@ -37,5 +37,5 @@ def ablate(target: Target, features: Sequence[Unit], *, batch: int = 16, on_batc
     """(T, F): log p(reply token) with everything there, minus the same without the feature, in nats."""
     forward = forward_function(target, features, on_batch)
     present = torch.ones(1, len(features))
-    result = FeatureAblation(forward).attribute(present, baselines=0, perturbations_per_eval=min(batch, len(features)))
+    result: Tensor = FeatureAblation(forward).attribute(present, baselines=0, perturbations_per_eval=min(batch, len(features)))
     return result.reshape(target.reply_length, len(features)).float().cpu()

@@ -54,7 +54,7 @@ def test_light_commands_never_import_torch(arguments, home):
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert "HEAVY []" in done.stderr, done.stderr
-    assert done.returncode in (0, 3), done.stderr  # 3: there is no log yet
+    assert done.returncode == 0 or "there is no log" in done.stderr, done.stderr
 
 
 def test_the_terminal_application_is_imported_without_torch():

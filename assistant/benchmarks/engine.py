@@ -90,7 +90,7 @@ def _llama_cpp(path: Path, ids: Sequence[int], threads: int) -> Run:
     model = llama_cpp.Llama(str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def run() -> dict[str, float]:
-        model.reset()
+        model.reset()  # type: ignore[no-untyped-call]
         began = time.perf_counter()
         model.eval(list(ids))
         read = time.perf_counter() - began

@@ -1,9 +1,8 @@
-"""`pellucid safety`: train the classifier from data files, evaluate the guard on labelled texts, test the rules."""
+"""`pellucid safety`: train the classifier from data files, evaluate the guard on labelled texts."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -17,7 +16,7 @@ CONTRAST = ("contrast.zh.jsonl", "contrast.en.jsonl")
 
 @click.group()
 def safety() -> None:
-    """Train and evaluate the safety classifier, test the rules."""
+    """Train and evaluate the safety classifier."""
 
 
 @safety.command()
@@ -71,15 +70,3 @@ def evaluate(data: tuple[str, ...], policy: str | None, as_json: bool) -> None:
         echo_json([asdict(f) for f in figures])
     else:
         click.echo(report(figures))
-
-
-@safety.command("test-rules")
-def test_rules() -> None:
-    """Run every rule's own examples; exit code 1 when one does not hold."""
-    from safety.guard import Guard
-
-    wrong = Guard.failing_examples()
-    for line in wrong:
-        click.echo(line)
-    click.echo(f"{len(wrong)} of the rules' examples fail" if wrong else "all examples of all rules hold")
-    sys.exit(1 if wrong else 0)
