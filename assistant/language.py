@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from assistant.lm.chat_format import Prompt
+    from assistant.lm.engine import Engine
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]+")
@@ -20,3 +24,29 @@ def detect(text: str) -> Literal["zh", "en"]:
 def clean_intake(text: str) -> str:
     """`text` without what no database, hash or tokenizer takes: lone surrogates become U+FFFD, NUL becomes its picture ␀."""
     return _SURROGATES.sub("\ufffd", text).replace("\x00", "\u2400")
+
+
+def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tuple[str, ...]:
+    """What the person should know before this reply, in their language: what was dropped, and (first turn) a model without Chinese."""
+    zh = language == "zh"
+    out: list[str] = []
+    if zh and first and engine.languages and "zh" not in engine.languages:
+        from assistant.lm.catalog import chinese_capable
+
+        out.append(
+            f"当前模型 {engine.info.name} 只会英语。要用中文对话，请换用 {chinese_capable()}（pellucid models pull {chinese_capable()}）。"
+        )
+    if prompt.dropped_turns:
+        out.append(
+            f"对话超过了 {engine.context_length} 个词元的上下文，最早的 {prompt.dropped_turns} 轮没有交给模型。"
+            if zh
+            else f"The conversation exceeds the context of {engine.context_length} tokens: the oldest {prompt.dropped_turns} "
+            "turns were not shown to the model."
+        )
+    if prompt.dropped_tokens:
+        out.append(
+            f"输入太长：中间的 {prompt.dropped_tokens} 个词元没有交给模型。"
+            if zh
+            else f"The prompt is too long: {prompt.dropped_tokens} tokens of its middle were not shown to the model."
+        )
+    return tuple(out)

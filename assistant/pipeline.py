@@ -41,9 +41,7 @@ class Request:
     """Continue the text itself, without a chat format."""
 
 
-def respond(
-    request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, cancel: threading.Event | None = None
-) -> Iterator[Event]:
+def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, cancel: threading.Event | None = None) -> Iterator[Event]:
     """Answer one prompt. Yields `PromptChecked` first and `Finished` last; the turn is durable in the ledger by then.
 
     Setting `cancel` ends the reply after the current token; what was written is kept (`finish` = `stopped`).
@@ -68,7 +66,7 @@ def respond(
     ids = engine.render_raw(prompt) if request.raw else engine.render(
         as_messages(request.system, history, prompt), reserve=request.sampling.max_tokens
     )  # fmt: skip
-    turn = replace(turn, prompt_ids=ids.ids, notices=language.notices(turn.language, engine, ids))
+    turn = replace(turn, prompt_ids=ids.ids, notices=language.notices(turn.language, engine, ids, first=not history))
     ledger.open_turn(turn)
     for text in turn.notices:
         yield Notice(text)

@@ -41,11 +41,19 @@ class Session:
 
     def load(self, progress: Progress = lambda what, fraction: None) -> None:
         """Load guard and model, fetching the model when it is missing. Raises ModelError or SafetyUnavailable."""
-        from assistant.loading import load_engine, load_guard
+        from assistant.loading import load_guard
 
         with self._busy:
             self.guard = self.guard or load_guard(self.settings, progress)
+        self.load_engine(progress)
+
+    def load_engine(self, progress: Progress = lambda what, fraction: None) -> Engine:
+        """The model alone: enough to explain and to replay, where nothing is generated."""
+        from assistant.loading import load_engine
+
+        with self._busy:
             self.engine = self.engine or load_engine(self.settings, progress)
+            return self.engine
 
     def respond(self, request: Request, cancel: threading.Event | None = None) -> Iterator[Event]:
         """The events of one turn (see `pipeline.respond`); loads first when that has not happened."""
@@ -53,9 +61,7 @@ class Session:
             self.load()
         assert self.engine is not None and self.guard is not None
         with self._busy:
-            yield from pipeline.respond(
-                request, engine=self.engine, guard=self.guard, ledger=self.ledger, cancel=cancel
-            )
+            yield from pipeline.respond(request, engine=self.engine, guard=self.guard, ledger=self.ledger, cancel=cancel)
 
     def explain(
         self,
@@ -72,12 +78,9 @@ class Session:
         """
         from assistant.explaining import explain_turn
 
-        if self.engine is None:
-            self.load(progress)
-        assert self.engine is not None
+        engine = self.load_engine(progress)
+        thread = self.ledger.thread(self.ledger.turn(turn).id)
         with self._busy:
-            attribution = explain_turn(
-                self.engine, self.ledger.turn(turn), method=method, token=token, progress=progress, cancel=cancel
-            )
-        self.ledger.record_attribution(turn, attribution)
+            attribution = explain_turn(engine, thread[-1], thread[:-1], method=method, token=token, progress=progress, cancel=cancel)
+        self.ledger.record_attribution(thread[-1].id, attribution)
         return attribution

@@ -33,17 +33,17 @@ class Settings:
     """The safety policy: strict, balanced, open."""
     language: str = "auto"
     """Language of the interface: zh, en, or auto (from the locale)."""
-    system: str = "You are a helpful AI assistant named Pellucid. Answer briefly and honestly."
-    """The system prompt of new conversations."""
-    temperature: float = 0.7
+    system: str = "You are a helpful AI assistant."
+    """The system prompt of new conversations; empty takes the one the model was trained with."""
+    temperature: float = 0.2
     """Randomness of the reply; 0 always takes the likeliest token."""
     top_k: int = 40
     """Keep the k likeliest tokens; 0 keeps all."""
-    top_p: float = 0.95
+    top_p: float = 0.9
     """Keep the likeliest tokens up to this total probability."""
-    min_p: float = 0.0
+    min_p: float = 0.05
     """Keep tokens at least this fraction as likely as the likeliest."""
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.05
     """Penalty on tokens already written; 1 is none."""
     max_tokens: int = 512
     """The longest reply, in tokens."""
@@ -71,9 +71,7 @@ class Settings:
 
     def sampling(self, seed: int | None = None, stop: tuple[str, ...] = ()) -> Sampling:
         """The sampling that these settings ask for."""
-        return Sampling(
-            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed, self.max_tokens, stop
-        )
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed, self.max_tokens, stop)
 
     @property
     def interface_language(self) -> str:
@@ -110,7 +108,7 @@ def field_help() -> dict[str, str]:
 
 def convert(name: str, value: object, source: str) -> Any:
     """`value` as the type of setting `name`. Raises UsageError naming `source` when that cannot be."""
-    kinds = {f.name: type(f.default) for f in fields(Settings)}
+    kinds: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)}
     if name not in kinds:
         import difflib
 
@@ -142,7 +140,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return {name: convert(name, value, str(path)) for name, value in table.items()}
 
 
-def load(flags: Mapping[str, object] | None = None) -> Settings:
+def load(flags: Mapping[str, Any] | None = None) -> Settings:
     """The settings in force: defaults, then file, then environment, then the flags that are not None."""
     values = read_file(paths.config_file())
     for f in fields(Settings):

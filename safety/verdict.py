@@ -49,7 +49,8 @@ class Verdict:
     """One sentence in the user's language; empty when nothing was found."""
     policy: str = ""
     """Name and content hash of the policy, as `balanced@1a2b3c4d`."""
-    milliseconds: float = 0.0
+    milliseconds: float = field(default=0.0, compare=False)
+    """What the decision took; no part of it, so equal decisions are equal however long they took."""
     redacted: str | None = None
     """The text to pass on instead, when the action is `redact`."""
 

@@ -1,0 +1,25 @@
+"""`pellucid chat`: the terminal application."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from assistant.cli.common import db_option, load_settings, model_options
+from assistant.errors import UsageError
+
+
+@click.command()
+@model_options
+@db_option
+@click.option("--conversation", metavar="ID", help="Open this conversation.")
+@click.option("--lang", "language", type=click.Choice(["auto", "zh", "en"]), help="Language of the interface.")
+def chat(conversation: str | None = None, db: str | None = None, **flags: str | None) -> None:
+    """Talk to the model in the terminal application."""
+    settings = load_settings(db, **flags)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the terminal application needs a terminal: use `pellucid ask TEXT` in scripts and pipes")
+    from assistant.tui.app import run
+
+    sys.exit(run(settings, conversation=conversation))

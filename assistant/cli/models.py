@@ -1,0 +1,100 @@
+"""`pellucid models`: the catalogue and what has been fetched of it. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from assistant import paths
+from assistant.cli.common import Progress, echo_json, json_option
+from assistant.cli.main import say
+from assistant.errors import ModelError
+from assistant.lm import catalog, pull
+from assistant.tui.sanitize import sanitize
+
+
+@click.group()
+def models() -> None:
+    """List, fetch, inspect and remove models."""
+
+
+@models.command("list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """The models that Pellucid knows by name."""
+    rows = [
+        {
+            "name": e.name, "fetched": e.path.exists(), "megabytes": round(e.size / 1e6), "languages": list(e.languages),
+            "licence": e.licence, "description": e.description, "default": e.name == catalog.DEFAULT,
+        }
+        for e in catalog.CATALOG
+    ]  # fmt: skip
+    if as_json:
+        echo_json(rows)
+        return
+    for row, entry in zip(rows, catalog.CATALOG, strict=True):
+        mark = "●" if row["fetched"] else "○"
+        default = " (default)" if row["default"] else ""
+        click.echo(f"{mark} {entry.name:14} {row['megabytes']:>5} MB  {'/'.join(entry.languages):6} {entry.description}{default}")
+
+
+@models.command("pull")
+@click.argument("name", default=catalog.DEFAULT)
+@click.option("--force", is_flag=True, help="Fetch again even when it is there.")
+def pull_model(name: str, force: bool) -> None:
+    """Fetch a model, check its hash and keep it in the model folder."""
+    progress = Progress()
+    try:
+        path = pull.pull(catalog.find(name), progress, force=force)
+    finally:
+        progress.done()
+    click.echo(str(path))
+
+
+@models.command()
+@click.argument("name", default=catalog.DEFAULT)
+@json_option
+def info(name: str, as_json: bool) -> None:
+    """What a model is: architecture, size, tokenizer, chat template, licence. NAME may be a .gguf file."""
+    from assistant.lm.gguf import GGUFFile
+
+    entry = None if catalog.looks_like_path(name) else catalog.find(name)
+    path = entry.path if entry else Path(name).expanduser()
+    if not path.exists():
+        raise ModelError(f"{name} has not been fetched: run `pellucid models pull {name}`" if entry else f"there is no file {name}")
+    file = GGUFFile(path)
+    types: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        types[tensor.type.name] = types.get(tensor.type.name, 0) + 1
+    simple = {k: v for k, v in file.metadata.items() if not isinstance(v, list) and k != "tokenizer.chat_template"}
+    facts = {
+        "name": entry.name if entry else path.stem, "path": str(path), "bytes": path.stat().st_size,
+        "licence": entry.licence if entry else str(file.metadata.get("general.license", "not stated")),
+        "sha256": pull._sha256(path), "tensors": types, "metadata": simple,
+    }  # fmt: skip
+    if as_json:
+        echo_json(facts)
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            click.echo(f"{key}:")
+            for name_, content in value.items():
+                click.echo(sanitize(f"  {name_}: {content}"))
+        else:
+            click.echo(sanitize(f"{key}: {value}"))
+
+
+@models.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Delete a fetched model."""
+    if not pull.remove(catalog.find(name)):
+        say(f"{name} was not there")
+
+
+@models.command()
+@click.argument("name", required=False)
+def path(name: str | None) -> None:
+    """Where models are kept, or where the model NAME is."""
+    click.echo(str(catalog.find(name).path if name else paths.models_dir()))

@@ -1,0 +1,87 @@
+"""`pellucid moderate`: verdicts on texts, one or many, without any model of language."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from assistant.cli.common import echo_json, load_settings, read_text
+from assistant.errors import UsageError
+from assistant.language import clean_intake
+from assistant.tui.sanitize import sanitize
+from safety.verdict import Action
+
+
+@click.command()
+@click.argument("text", required=False)
+@click.option("--jsonl", metavar="FILE|-", help="One object a line: text, role (prompt or response).")
+@click.option("--role", type=click.Choice(["prompt", "response"]), default="prompt", help="What TEXT is.")
+@click.option("--policy", help="The safety policy: strict, balanced, open.")
+@click.option("--explain", "with_tokens", is_flag=True, help="Add `tokens`: how much each piece of the text weighed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--strict", is_flag=True, help="Exit with 12 when TEXT was flagged.")
+def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None, with_tokens: bool, as_json: bool, strict: bool) -> None:
+    """Judge TEXT (- reads standard input), or with --jsonl one text a line: one verdict a line, in the same order."""
+    if (text is None) == (jsonl is None):
+        raise UsageError("give either a TEXT or --jsonl FILE")
+    settings = load_settings(policy=policy)
+    from assistant.loading import load_guard
+
+    guard = load_guard(settings, lambda what, fraction: None)
+
+    def judge(content: str, kind: str, prompt: str = "") -> dict[str, Any]:
+        content = clean_intake(content)
+        verdict = guard.filter_prompt(content) if kind == "prompt" else guard.moderate(content, prompt=prompt)
+        out = verdict.to_dict()
+        if with_tokens:
+            out["tokens"] = guard.explain(content, "prompt" if kind == "prompt" else "response")
+        return out
+
+    if jsonl is not None:
+        for number, row in rows(jsonl):
+            kind = row.get("role", role)
+            if not isinstance(row.get("text"), str) or kind not in ("prompt", "response"):
+                raise UsageError(f"line {number}: needs `text` and a `role` of prompt or response")
+            click.echo(json.dumps(judge(row["text"], kind, str(row.get("prompt", ""))), ensure_ascii=sys.stdout.isatty()))
+        return
+    assert text is not None
+    verdict = judge(read_text(text), role)
+    if as_json or with_tokens:
+        echo_json(verdict)
+    else:
+        click.echo(f"{verdict['action']} {verdict['score']:.2f}" + (f" {sanitize(verdict['reason'])}" if verdict["reason"] else ""))
+    if verdict["action"] == Action.BLOCK:
+        sys.exit(10 if role == "prompt" else 11)
+    if strict and verdict["action"] != Action.ALLOW:
+        sys.exit(12)
+
+
+def rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file or of standard input, with their line numbers. Raises UsageError naming a line that is none."""
+    if source == "-":
+        yield from _parse(sys.stdin.buffer)
+        return
+    path = Path(source).expanduser()
+    try:
+        with path.open("rb") as handle:
+            yield from _parse(handle)
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+def _parse(handle: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(handle, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"line {number} is not a JSON object")
+        yield number, row

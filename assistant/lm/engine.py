@@ -1,0 +1,242 @@
+"""A loaded model, ready to be talked to: messages to ids, ids to a reply. Knows nothing of safety, storage or screens."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from assistant.lm import threads  # before torch
+
+import torch  # isort: skip
+from torch import Tensor
+
+from assistant.errors import ModelError, UsageError
+from assistant.lm import weights
+from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
+from assistant.lm.decode import Decoder
+from assistant.lm.energy import Meter
+from assistant.lm.generate import Generation
+from assistant.lm.gguf import GGUFFile
+from assistant.lm.kv_cache import KVCache
+from assistant.lm.tokenizer import ByteTokenizer
+from assistant.lm.transformer import Transformer
+from assistant.turn import Message, ModelInfo, Sampling
+
+Progress = Callable[[str, float | None], None]
+
+PREFILL_CHUNK = 512
+"""Longer prompts are read in pieces of this many tokens, so that attention never needs memory for all pairs at once."""
+
+
+class Engine:
+    """One model on one device with one conversation's cache. Not thread-safe: one caller at a time."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        packed: list[weights.PackedBlock] | None,
+        tokenizer: ByteTokenizer,
+        info: ModelInfo,
+        *,
+        template: str | None = None,
+        chat_format: str = "",
+        begin: Sequence[int] = (),
+        languages: Sequence[str] = (),
+        context_length: int = 2048,
+        watts_per_core: float = 5.0,
+        load_seconds: float = 0.0,
+    ) -> None:
+        self.model, self.tokenizer, self.info = model, tokenizer, info
+        self.languages = tuple(languages)
+        self._template, self._format_name = template, chat_format
+        self.context_length = min(context_length, model.config.context_length)
+        self.load_seconds = load_seconds
+        self.device = model.norm.device
+        self.cache = KVCache(model.config, self.context_length, self.device)
+        self._decoder = Decoder(model, packed, self.cache)
+        self._begin = tuple(begin)
+        self._watts = watts_per_core
+        self._fresh = True
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        name: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        thread_count: int = 0,
+        context_length: int = 2048,
+        watts_per_core: float = 5.0,
+        languages: Sequence[str] | None = None,
+        chat_format: str = "",
+        progress: Progress = lambda what, fraction: None,
+    ) -> Engine:
+        """Load a .gguf file. Raises ModelError when it is missing, damaged, not understood, or does not fit into memory."""
+        began = time.perf_counter()
+        torch.set_num_threads(thread_count or threads.available_cores())
+        name = name or path.stem
+        progress(f"reading {name}", 0.0)
+        file = GGUFFile(path)
+        tokenizer = ByteTokenizer.from_gguf(file)
+        config = weights.read_config(file)
+        if config.vocab_size != tokenizer.size:
+            raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
+        target = pick_device(device)
+        kind = pick_dtype(dtype, target, weights.packable(file, config))
+        try:
+            model, packed = weights.load(
+                file, config, DENSE[kind], target, pack=kind == "int4",
+                progress=lambda fraction: progress(f"loading {name}", fraction),
+            )  # fmt: skip
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ModelError(f"{name} does not fit into memory as {kind}: try --dtype bfloat16 or a smaller model") from error
+        metadata = file.metadata
+        bos = metadata.get("tokenizer.ggml.bos_token_id")
+        begin = [bos] if metadata.get("tokenizer.ggml.add_bos_token") is True and isinstance(bos, int) else []
+        if languages is None:
+            stated = metadata.get("general.languages")
+            languages = stated if isinstance(stated, list) else ()
+        template = metadata.get("tokenizer.chat_template")
+        return cls(
+            model,
+            packed,
+            tokenizer,
+            ModelInfo(name, sha256_of(path), kind, str(target)),
+            template=template if isinstance(template, str) else None,
+            begin=begin,
+            languages=languages,
+            chat_format=chat_format,
+            context_length=context_length,
+            watts_per_core=watts_per_core,
+            load_seconds=time.perf_counter() - began,
+        )
+
+    @property
+    def neutral_id(self) -> int:
+        """A token that says nothing, for baselines: a space."""
+        return self.tokenizer.encode(" ")[0]
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How messages are laid out. Raises ModelError for a model that cannot chat."""
+        return choose(self._format_name, self._template, self.tokenizer, self.info.name)
+
+    def render(self, messages: Sequence[Message], *, reserve: int) -> Prompt:
+        """The conversation as token ids, with room for `reserve` tokens of reply (a quarter of the context at most).
+
+        What does not fit is dropped visibly: the oldest turns first, then the middle of the last prompt; never the system prompt.
+        Raises UsageError when the system prompt alone is too long.
+        """
+        room = self.context_length - min(reserve, self.context_length // 4)
+        style, kept, dropped = self.chat_format, list(messages), 0
+        system = 1 if kept and kept[0].role == "system" else 0
+        pieces = style.render(kept, self.tokenizer)
+        while len(pieces) > room and len(kept) - system > 1:
+            del kept[system : system + 2]  # one turn: its prompt and its reply
+            dropped += 1
+            pieces = style.render(kept, self.tokenizer)
+        excess = len(pieces) - room
+        if excess > 0:
+            last = [i for i, piece in enumerate(pieces) if piece.message == len(kept) - 1]
+            if excess >= len(last):
+                raise UsageError(f"the system prompt is too long for a context of {self.context_length} tokens: shorten it")
+            start = last[0] + (len(last) - excess) // 2
+            pieces = pieces[:start] + pieces[start + excess :]
+        shift = 2 * dropped
+        if shift:  # message numbers count from the conversation's beginning, dropped ones included
+            pieces = [Piece(p.id, p.role, p.message + shift if p.message >= system else p.message) for p in pieces]
+        return Prompt(tuple(pieces), dropped, max(excess, 0))
+
+    def render_raw(self, text: str) -> Prompt:
+        """The ids of a text to be continued, without any chat format; the beginning is cut when it is too long."""
+        ids = self.tokenizer.encode(text)
+        room = self.context_length - self.context_length // 4 - len(self._begin)
+        cut = max(len(ids) - room, 0)
+        pieces = [Piece(i, None) for i in self._begin] + [Piece(i, "user", 0) for i in ids[cut:]]
+        if not pieces:
+            raise UsageError("there is nothing to continue: give some text")
+        return Prompt(tuple(pieces), 0, cut)
+
+    def generate(self, prompt: Prompt, sampling: Sampling, *, cancel: threading.Event | None = None) -> Generation:
+        """A reply in the making; iterate over it. A temperature above 0 needs `sampling.seed`."""
+        eos = self.tokenizer.eos
+        if any(piece.role is None for piece in prompt.pieces[len(self._begin) :]):  # a chat: its control tokens end it too
+            eos = eos | {self.tokenizer.ids[t] for t in self.chat_format.control}
+        return self.generate_ids(prompt.ids, sampling, eos=eos, cancel=cancel)
+
+    def generate_ids(
+        self, ids: Sequence[int], sampling: Sampling, *, eos: frozenset[int], cancel: threading.Event | None = None
+    ) -> Generation:
+        """`generate` for plain ids; the reply ends at any of `eos`."""
+        load_seconds, self._fresh = (self.load_seconds if self._fresh else 0.0), False
+        return Generation(
+            ids,
+            sampling,
+            prefill=self.prefill,
+            decode=self._decoder,
+            tokenizer=self.tokenizer,
+            eos=eos,
+            room=self.context_length - len(ids),
+            meter=Meter(self._watts),
+            load_seconds=load_seconds,
+            cancel=cancel,
+        )
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int]) -> tuple[Tensor, int]:
+        """Read `ids`; returns the logits (V,) after the last one, and how many tokens were in the cache already."""
+        cached = self.cache.keep_prefix(ids)
+        self.cache.reserve(len(ids))
+        rest = list(ids[cached:])
+        if len(rest) == 1:
+            return self._decoder(rest[0]), cached
+        for start in range(0, len(rest), PREFILL_CHUNK):
+            chunk = rest[start : start + PREFILL_CHUNK]
+            past, new = self.cache.length, len(chunk)
+            positions = torch.arange(past, past + new, device=self.device)
+            mask = None
+            if past:  # a query at position p looks at keys 0 … p
+                mask = torch.arange(past + new, device=self.device) <= positions.unsqueeze(1)
+                mask = mask.view(1, 1, new, past + new)
+            hidden = self.model(torch.tensor([chunk], device=self.device), positions=positions.unsqueeze(0), mask=mask, cache=self.cache)
+            self.cache.advance(chunk)
+        logits: Tensor = self.model.logits(hidden[0, -1])
+        return logits, cached
+
+
+DENSE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int4": torch.float32}
+"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device named, or for `auto` CUDA, then MPS, then the CPU. Raises UsageError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"the device {name!r} is not available here: use auto or cpu") from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
+    """The number format to compute with; `auto` takes the fastest one that keeps the file's precision on this device."""
+    if name == "auto":
+        if device.type == "cpu":
+            return "int4" if packable else "float32"
+        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+    if name == "int4" and (device.type != "cpu" or not packable):
+        raise UsageError("dtype int4 needs a Q4_0 or Q4_1 model file on the CPU: use --dtype auto")
+    return name
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

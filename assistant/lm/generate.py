@@ -1,0 +1,145 @@
+"""The loop that writes a reply: read the prompt, then token by token decode, sample, turn into text, until something ends it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from assistant.lm import sampler
+from assistant.lm.energy import Meter
+from assistant.lm.tokenizer import ByteTokenizer, StreamDecoder
+from assistant.turn import Candidate, Finish, ReplyToken, Sampling, Usage
+
+CANDIDATES = 5
+"""How many of the likeliest tokens are kept beside the chosen one."""
+
+
+class StopBuffer:
+    """Finds stop strings across token borders; text that might be the beginning of one waits."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """(text that may go out, whether a stop string was met; then nothing after it goes out)."""
+        self._held += text
+        hits = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
+        if hits:
+            out, self._held = self._held[: min(hits)], ""
+            return out, True
+        waiting = max((_overlap(self._held, s) for s in self._stop), default=0)
+        out = self._held[: len(self._held) - waiting]
+        self._held = self._held[len(out) :]
+        return out, False
+
+    def finish(self) -> str:
+        """What was still waiting: no stop string came."""
+        out, self._held = self._held, ""
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Generation:
+    """One reply in the making: iterate over its tokens; `finish`, `usage`, `prompt_tokens` and `cached_tokens` tell the rest.
+
+    The last token's text includes what was held back for stop strings and incomplete characters; end tokens are not yielded.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        prefill: Callable[[Sequence[int]], tuple[Tensor, int]],
+        decode: Callable[[int], Tensor],
+        tokenizer: ByteTokenizer,
+        eos: frozenset[int],
+        room: int,
+        meter: Meter,
+        load_seconds: float = 0.0,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        self.finish: Finish = "stopped"  # unless it ends by itself
+        self.prompt_tokens = len(prompt_ids)
+        self.cached_tokens = 0
+        self._prompt, self._sampling = list(prompt_ids), sampling
+        self._prefill, self._decode = prefill, decode
+        self._tokenizer, self._eos = tokenizer, eos
+        self._limit = min(sampling.max_tokens, room)
+        self._meter, self._cancel, self._load_seconds = meter, cancel, load_seconds
+        self._prefill_seconds = self._decode_seconds = 0.0
+        self._count = 0
+        self._tokens = self._run()
+
+    def __iter__(self) -> Iterator[ReplyToken]:
+        return self._tokens
+
+    @property
+    def usage(self) -> Usage:
+        """What the reply has cost so far."""
+        joules, source = self._meter.read()
+        return Usage(
+            self.prompt_tokens, self.cached_tokens, self._count, self._load_seconds,
+            self._prefill_seconds, self._decode_seconds, joules, source,
+        )  # fmt: skip
+
+    def _run(self) -> Iterator[ReplyToken]:
+        self._meter.start()
+        began = time.perf_counter()
+        logits, self.cached_tokens = self._prefill(self._prompt)
+        self._prefill_seconds = time.perf_counter() - began
+        text, stops = StreamDecoder(self._tokenizer), StopBuffer(self._sampling.stop)
+        reply: list[int] = []
+        pending: ReplyToken | None = None  # one token behind, so that the last one can take along what was held back
+        hit = False
+        began = time.perf_counter()
+        try:
+            while not hit and not (self._cancel is not None and self._cancel.is_set()):
+                token, described = self._choose(logits, reply)
+                self._decode_seconds = time.perf_counter() - began
+                if token in self._eos:
+                    self.finish = "stop"
+                    break
+                out, hit = stops.feed(text.feed(token))
+                if pending is not None:
+                    yield pending
+                pending = described(out)
+                reply.append(token)
+                self._count += 1
+                if hit:
+                    self.finish = "stop"
+                elif self._count >= self._limit:
+                    self.finish = "length"
+                    break
+                else:
+                    logits = self._decode(token)
+        except Exception:
+            if pending is not None:
+                yield pending  # the reply so far is kept, whatever happened
+            raise
+        finally:
+            self._meter.stop()
+        if pending is not None:
+            tail = "" if hit else stops.feed(text.finish())[0] + stops.finish()
+            yield replace(pending, text=pending.text + tail)
+
+    def _choose(self, logits: Tensor, reply: list[int]) -> tuple[int, Callable[[str], ReplyToken]]:
+        step = self._count
+        kept = sampler.truncate(logits, reply, self._sampling)
+        token = sampler.draw(kept, self._sampling, step)
+        logp = torch.log_softmax(logits, 0)
+        entropy = float(-(logp.exp() * logp).sum())
+        best, ids = torch.topk(logp, CANDIDATES)
+        candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best.tolist(), strict=True))
+        chosen = float(logp[token])
+        return token, lambda text: ReplyToken(step, token, text, chosen, entropy, candidates)

@@ -1,0 +1,82 @@
+"""Keys and values of positions already read, so that each new token costs one position and not the whole text again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from assistant.lm.transformer import Config
+
+
+class KVCache:
+    """The growing cache of one conversation, with the ids it stands for; grows by doubling up to `capacity` positions."""
+
+    def __init__(self, config: Config, capacity: int, device: torch.device) -> None:
+        self.config, self.capacity, self.device = config, capacity, device
+        self.ids: list[int] = []
+        self.length = 0
+        self._allocate(min(capacity, 256))
+
+    def _allocate(self, size: int) -> None:
+        c = self.config
+        self.size = size
+        self.layers = [torch.zeros(2, c.n_kv_heads, size, c.head_width, device=self.device) for _ in range(c.n_layers)]
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions. Raises ValueError beyond the capacity."""
+        if length > self.capacity:
+            raise ValueError(f"{length} positions do not fit a context of {self.capacity}")
+        if length > self.size:
+            old = self.layers
+            self._allocate(min(self.capacity, max(length, 2 * self.size)))
+            for new, kept in zip(self.layers, old, strict=True):
+                new[:, :, : self.length] = kept[:, :, : self.length]
+
+    def keep_prefix(self, ids: Sequence[int]) -> int:
+        """Forget everything after the longest common beginning with `ids`; returns its length (at most len(ids) − 1)."""
+        n = 0
+        for mine, theirs in zip(self.ids, ids[:-1], strict=False):
+            if mine != theirs:
+                break
+            n += 1
+        self.length = n
+        del self.ids[n:]
+        return n
+
+    def advance(self, ids: Sequence[int]) -> None:
+        """Record that keys and values for `ids` have been written at the end."""
+        self.ids.extend(ids)
+        self.length += len(ids)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`Cache.update` for a batch of one: writes after the current length (which `advance` then moves)."""
+        end = self.length + k.shape[2]
+        store = self.layers[layer]
+        store[0, :, self.length : end] = k[0]
+        store[1, :, self.length : end] = v[0]
+        return store[0, :, :end].unsqueeze(0), store[1, :, :end].unsqueeze(0)
+
+
+class SharedPrefix:
+    """The keys and values of one common beginning, seen by every row of a batch; new ones are appended, never stored."""
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        self._recording = True
+
+    def freeze(self) -> None:
+        """End recording: from now on `update` only reads."""
+        self._recording = False
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`Cache.update`: while recording, stores (1, K, P, d); afterwards returns (B, K, P + L, d)."""
+        if self._recording:
+            self.layers.append((k, v))
+            return k, v
+        if not self.layers:
+            return k, v
+        pk, pv = self.layers[layer]
+        shape = (k.shape[0], -1, -1, -1)
+        return torch.cat([pk.expand(*shape), k], 2), torch.cat([pv.expand(*shape), v], 2)

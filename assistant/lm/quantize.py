@@ -1,0 +1,96 @@
+"""From quantised GGUF blocks to tensors: dense, or re-packed for torch's int4 kernels without another rounding.
+
+A quantised row is cut into blocks of 32 weights that share a scale d (and, in Q4_1, a minimum m):
+
+    Q4_0:  w = d · (q − 8)        q in 0…15
+    Q4_1:  w = d · q + m          q in 0…15
+    Q8_0:  w = d · q              q in −128…127
+
+torch's int4 kernel computes w = scale · (q − 8) + zero with blocks of 32 as well, so that Q4_0 and Q4_1 map onto it exactly:
+scale = d and zero = 0, or zero = m + 8·d. Only scale and zero are rounded, from float16 to the kernel's bfloat16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import quants
+from gguf.constants import GGMLQuantizationType as Type
+from torch import Tensor
+
+from assistant.lm.gguf import GGUFError, TensorInfo
+
+BLOCK = 32
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def dequantise(info: TensorInfo, raw: Bytes) -> Tensor:
+    """The tensor as float32, in its torch shape. Raises GGUFError when a weight is not a finite number."""
+    if info.type is Type.Q4_1 or info.type is Type.Q4_0:
+        q, d, m = _nibbles(info, raw)
+        values = q.float().sub_(8.0 if m is None else 0.0).mul_(d.unsqueeze(-1))
+        dense = values if m is None else values.add_(m.unsqueeze(-1))
+    elif info.type is Type.Q8_0:
+        blocks = torch.from_numpy(raw.copy()).view(-1, 34)
+        d = blocks[:, :2].contiguous().view(torch.float16).float()
+        dense = blocks[:, 2:].contiguous().view(torch.int8).float().mul_(d)
+    elif info.type is Type.F32:
+        dense = torch.from_numpy(raw.copy()).view(torch.float32)
+    elif info.type is Type.F16:
+        dense = torch.from_numpy(raw.copy()).view(torch.float16).float()
+    elif info.type is Type.BF16:
+        dense = torch.from_numpy(raw.copy()).view(torch.bfloat16).float()
+    else:
+        try:
+            dense = torch.from_numpy(np.ascontiguousarray(quants.dequantize(raw, info.type), np.float32))
+        except NotImplementedError:
+            raise GGUFError(
+                f"tensor {info.name} is of type {info.type.name}, which cannot be read: use another quantisation of this model"
+            ) from None
+    dense = dense.reshape(info.shape)
+    if not torch.isfinite(dense.sum()):
+        raise GGUFError(f"tensor {info.name} holds NaN or infinite weights: fetch the model again")
+    return dense
+
+
+@dataclass(frozen=True, slots=True)
+class Int4:
+    """One matrix (out, in) packed for `_weight_int4pack_mm_for_cpu`. The packing depends on the CPU: never move it to another."""
+
+    packed: Tensor
+    scale_and_zero: Tensor  # (in / 32, out, 2) bfloat16
+
+
+def can_pack(info: TensorInfo) -> bool:
+    """Whether the matrix maps onto the int4 kernel without loss."""
+    return info.type in (Type.Q4_0, Type.Q4_1) and len(info.shape) == 2 and info.shape[0] % 16 == 0
+
+
+def pack_int4(parts: list[tuple[TensorInfo, Bytes]], row_order: list[Tensor | None]) -> Int4:
+    """Pack matrices stacked along their rows (fused projections); `row_order[i]` permutes the rows of part i."""
+    rows, scales = [], []
+    for (info, raw), order in zip(parts, row_order, strict=True):
+        n, k = info.shape
+        q, d, m = _nibbles(info, raw)
+        q, d = q.view(n, k), d.view(n, k // BLOCK)
+        zero = torch.zeros_like(d) if m is None else m.view(n, k // BLOCK) + 8.0 * d
+        if order is not None:
+            q, d, zero = q[order], d[order], zero[order]
+        rows.append(q)
+        scales.append(torch.stack([d, zero], -1))
+    scale_and_zero = torch.cat(scales).transpose(0, 1).contiguous().bfloat16()
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.cat(rows).int(), 1)
+    return Int4(packed, scale_and_zero)
+
+
+def _nibbles(info: TensorInfo, raw: Bytes) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(blocks, 32) uint8 codes, (blocks,) float32 scales, and minima for Q4_1. Byte j holds weights j (low) and j + 16 (high)."""
+    header = 4 if info.type is Type.Q4_1 else 2
+    blocks = torch.from_numpy(raw.copy()).view(-1, header + 16)
+    scales = blocks[:, :header].contiguous().view(torch.float16).float()
+    codes = blocks[:, header:]
+    q = torch.cat([codes & 15, codes >> 4], 1)
+    return q, scales[:, 0], scales[:, 1] if header == 4 else None

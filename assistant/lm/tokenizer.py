@@ -1,0 +1,116 @@
+"""Text to token ids and back, rebuilt from a GGUF file's own vocabulary with the `tokenizers` library.
+
+The user's text is always encoded with control tokens switched off: `<|im_end|>` typed by a person becomes ordinary pieces and can
+never end a message. Control tokens enter only as ids, from `chat_format.py`.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from assistant.errors import ModelError
+from assistant.lm.gguf import GGUFFile
+
+CONTROL = 3  # tokenizer.ggml.token_type of control tokens
+USER_DEFINED = 4
+
+# How a text is cut into words before the byte-pair merges, by `tokenizer.ggml.pre`; the patterns are those the models were trained with.
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_SPLITS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2}
+
+
+class ByteTokenizer:
+    """A byte-level BPE tokenizer whose tokens stand for bytes: one character may be several tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Sequence[str], control: Iterable[int], eos: Iterable[int]) -> None:
+        self._tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True
+        self.size = len(vocabulary)
+        self.control = frozenset(control)
+        self.eos = frozenset(eos)
+        self.ids = {token: i for i, token in enumerate(vocabulary)}
+        self._bytes = [
+            b"" if i in self.control else bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
+            for i, token in enumerate(vocabulary)
+        ]
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> ByteTokenizer:
+        """The tokenizer in the file. Raises ModelError for a kind we do not have, or a vocabulary that does not hold together."""
+        kind, pre = file.get("tokenizer.ggml.model", str), file.get("tokenizer.ggml.pre", str, "default")
+        if kind != "gpt2" or not (pre in _SPLITS or pre in ("smollm", "gpt-2")):
+            raise ModelError(f"{file.path.name} uses the tokenizer {kind}/{pre}, which is not supported: choose another model")
+        vocabulary, merges = file.get("tokenizer.ggml.tokens", list), file.get("tokenizer.ggml.merges", list)
+        types = file.get("tokenizer.ggml.token_type", list, [1] * len(vocabulary))
+        if len(types) != len(vocabulary) or len(set(vocabulary)) != len(vocabulary):
+            raise ModelError(f"{file.path.name}: the vocabulary is damaged: fetch the model again")
+        pairs = [tuple(m.split(" ")) for m in merges]
+        if any(len(p) != 2 for p in pairs):
+            raise ModelError(f"{file.path.name}: the merges are damaged: fetch the model again")
+        control = [i for i, t in enumerate(types) if t == CONTROL]
+        try:
+            tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(vocabulary)}, pairs, ignore_merges=pre in _SPLITS))
+        except Exception as error:  # the library raises bare exceptions for unknown merge parts
+            raise ModelError(f"{file.path.name}: the vocabulary and the merges do not fit together: {error}") from error
+        if pre in _SPLITS:
+            cut: pre_tokenizers.PreTokenizer = pre_tokenizers.Split(Regex(_SPLITS[pre]), "isolated")
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+        else:
+            byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+            digits = [pre_tokenizers.Digits(individual_digits=True)] if pre == "smollm" else []
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(vocabulary[i], special=True, normalized=False) for i in control])
+        extra = [i for i, t in enumerate(types) if t == USER_DEFINED]
+        tokenizer.add_tokens([AddedToken(vocabulary[i], normalized=False) for i in extra])
+        eos = {file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
+        return cls(tokenizer, vocabulary, control, {i for i in eos if isinstance(i, int) and i < len(vocabulary)})
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, all of it taken as ordinary text. `text` must hold no lone surrogates."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes a token stands for; none for control tokens."""
+        return self._bytes[token]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; control tokens are left out, broken UTF-8 becomes U+FFFD."""
+        return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+
+    def text_of(self, token: int) -> str:
+        """One token on its own, for people: control tokens by name, pieces of a character as U+FFFD."""
+        if token in self.control:
+            return next(name for name, i in self.ids.items() if i == token)
+        return self._bytes[token].decode("utf-8", "replace")
+
+
+class StreamDecoder:
+    """Turns a stream of tokens into text without ever cutting a character: incomplete bytes wait for the next token."""
+
+    def __init__(self, tokenizer: ByteTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes; empty while a character is still incomplete."""
+        return self._decoder.decode(self._tokenizer.bytes_of(token))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD if the stream ended inside a character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that byte-level BPE writes for each byte (GPT-2's table)."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+_BYTE_OF = _byte_alphabet()

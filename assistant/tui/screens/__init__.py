@@ -1,0 +1,1 @@
+"""The screens: chat, inspector, audit, settings, help, and the dialogs over them."""

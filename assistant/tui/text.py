@@ -1,0 +1,64 @@
+"""Every sentence of the interface, in the language in force. The sentences are in `data/ui/<language>.toml`.
+
+One catalogue for the process: the language is a property of the person before the screen. Widgets that show fixed text
+implement `retranslate()`, which the application calls when the language is switched.
+"""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from safety.resources import data_path
+
+LANGUAGES = ("zh", "en")
+
+
+def read_catalogue(language: str) -> dict[str, str]:
+    """The sentences of one language by dotted key."""
+    table = tomllib.loads(data_path("ui", f"{language}.toml").read_text("utf-8"))
+    return dict(_flatten(table, ""))
+
+
+def _flatten(table: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    out: list[tuple[str, str]] = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            out += _flatten(value, f"{prefix}{name}.")
+        else:
+            out.append((prefix + name, str(value)))
+    return out
+
+
+def placeholders(sentence: str) -> set[str]:
+    """The names that `sentence` wants filled in."""
+    return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+
+
+class Catalogue:
+    """Call it with a key and values for its placeholders."""
+
+    def __init__(self) -> None:
+        self.language = ""
+        self._sentences: dict[str, str] = {}
+
+    def use(self, language: str) -> None:
+        """Switch to `language`."""
+        self._sentences = read_catalogue(language)
+        self.language = language
+
+    def __call__(self, key: str, **values: object) -> str:
+        if not self._sentences:
+            self.use("en")
+        return self._sentences[key].format(**values)
+
+    def get(self, key: str, otherwise: str) -> str:
+        """The sentence `key`, or `otherwise`: for names that others invent, such as safety categories."""
+        if not self._sentences:
+            self.use("en")
+        return self._sentences.get(key, otherwise)
+
+
+say = Catalogue()

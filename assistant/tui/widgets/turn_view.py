@@ -1,0 +1,164 @@
+"""One turn on the screen: the prompt, what was decided about it, the reply, and what it cost.
+
+Shows a logged turn, or a turn in the making that is told of every event. Focus on it is the message cursor.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from assistant.events import Event, Finished, Moderated, Notice, PromptChecked, Text, Withdrawn
+from assistant.tui.commands import bindings
+from assistant.tui.format import footer
+from assistant.tui.rendering import marked, safe
+from assistant.tui.stages import Stages
+from assistant.tui.text import say
+from assistant.tui.widgets.card import VerdictCard, card_body, card_title
+from assistant.tui.widgets.reply import Reply
+from assistant.turn import Turn
+from safety.verdict import Action, Verdict
+
+SHORT = 3000
+"""A prompt longer than this is folded until it is asked for."""
+
+
+class TurnView(Vertical, can_focus=True):
+    """One prompt and its reply."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("turn"), ("escape", "screen.to_prompt", "")]
+
+    def __init__(self, turn: Turn | None = None, prompt: str = "", position: tuple[int, int] = (1, 1)) -> None:
+        super().__init__(classes="turn")
+        self.turn = turn
+        self.prompt = turn.prompt if turn else prompt
+        self.stages = Stages.of(turn) if turn else Stages(running=True)
+        self.position = position
+        self._expanded = False
+        self._prompt = Static(self._prompt_content(), classes="prompt-text", markup=False)
+        self._reply = Reply(turn.reply if turn else None)
+        self._footer = Static(self._footer_content(), classes="turn-footer", markup=False)
+
+    def compose(self) -> ComposeResult:
+        yield self._prompt
+        if self.turn is not None:
+            yield from self._cards(self.turn.prompt_verdict, "prompt")
+            yield from (_notice(text) for text in self.turn.notices)
+        yield self._reply
+        if self.turn is not None and self.turn.output_verdict is not None:
+            yield from self._cards(self.turn.output_verdict, "reply")
+        yield self._footer
+
+    def on_mount(self) -> None:
+        self._reply.display = bool(self._reply.text.strip())
+        if self.turn is not None:
+            self.set_class(self.turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
+
+    @property
+    def reply_text(self) -> str:
+        """The reply as it is shown."""
+        return self.turn.reply if self.turn else self._reply.text
+
+    async def handle(self, event: Event) -> None:
+        """Show what has happened."""
+        self.stages = self.stages.after(event)
+        match event:
+            case PromptChecked():
+                self.prompt = event.prompt
+                self._prompt.update(self._prompt_content(event.verdict))
+                await self.mount_all(self._cards(event.verdict, "prompt"), before=self._reply)
+            case Notice():
+                await self.mount(_notice(event.text), before=self._reply)
+            case Text():
+                self._reply.display = True
+                await self._reply.feed(event.text)
+            case Moderated() if event.final or event.verdict.action is not Action.ALLOW:
+                await self._show_output(event.verdict)
+            case Withdrawn():
+                self.add_class("-withdrawn")
+                await self._reply.finish(event.refusal)
+                self._reply.display = True
+                await self._show_output(event.verdict)
+            case Finished():
+                await self._finish(event.turn)
+            case _:
+                pass
+        self._footer.update(self._footer_content())
+
+    async def _finish(self, turn: Turn) -> None:
+        self.turn = turn
+        self.prompt = turn.prompt
+        self.set_class(turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
+        await self._reply.finish(turn.reply)
+        self._reply.display = bool(turn.reply.strip())
+
+    def place(self, position: tuple[int, int]) -> None:
+        """Say which of how many siblings this is."""
+        self.position = position
+        self._footer.update(self._footer_content())
+
+    def toggle_expanded(self) -> None:
+        """Fold or unfold a long prompt."""
+        self._expanded = not self._expanded
+        self._prompt.update(self._prompt_content())
+
+    def retranslate(self) -> None:
+        """Say everything again in the language in force."""
+        self._footer.update(self._footer_content())
+        for card in self.query(VerdictCard):
+            card.remove()
+        if self.turn is not None:
+            self.mount_all(self._cards(self.turn.prompt_verdict, "prompt"), before=self._reply)
+            if self.turn.output_verdict is not None:
+                self.mount_all(self._cards(self.turn.output_verdict, "reply"), before=self._footer)
+
+    async def _show_output(self, verdict: Verdict) -> None:
+        shown = list(self.query(VerdictCard).filter(".of-reply"))
+        if verdict.action is Action.ALLOW:
+            for card in shown:
+                await card.remove()
+        elif shown:
+            shown[0].border_title = card_title(verdict, "reply")
+            shown[0].set_classes(f"card of-reply -{verdict.action.value}")
+            shown[0].update(card_body(verdict, self._advice(verdict, "reply")))
+        else:
+            await self.mount_all(self._cards(verdict, "reply"), before=self._footer)
+
+    def _cards(self, verdict: Verdict, where: str) -> list[VerdictCard]:
+        if verdict.action is Action.ALLOW:
+            return []
+        card = VerdictCard(verdict, where, self._advice(verdict, where))
+        card.add_class(f"of-{where}")
+        return [card]
+
+    def _advice(self, verdict: Verdict, where: str) -> str:
+        help_text = say.get(f"advice.{verdict.category}", "")
+        generic = say(f"advice.{where}_{verdict.action.value}")
+        return f"{help_text}\n{generic}" if help_text else generic
+
+    def _prompt_content(self, verdict: Verdict | None = None) -> Content:
+        verdict = verdict or (self.turn.prompt_verdict if self.turn else None)
+        text = self.prompt
+        more = Content("")
+        if len(text) > SHORT and not self._expanded:
+            more = Content.styled("\n" + say("turn.folded", count=len(text) - SHORT), "$foreground 62% italic")
+            text = text[:SHORT]
+        findings = verdict.findings if verdict and verdict.action is not Action.REDACT else ()
+        return Content.assemble(marked(text, findings), more)
+
+    def _footer_content(self) -> Content:
+        if self.turn is None:
+            waiting = "turn.waiting" if self.stages.prompt is None else "turn.reading"
+            return Content.styled(say(waiting) if not self.stages.tokens else say("turn.writing"), "$foreground 62%")
+        number, count = self.position
+        branch = f" · ‹ {number}/{count} ›" if count > 1 else ""
+        return Content.styled(footer(self.turn) + branch, "$foreground 62%")
+
+
+def _notice(text: str) -> Static:
+    return Static(Content.assemble(Content("· "), safe(text)), classes="notice", markup=False)
