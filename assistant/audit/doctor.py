@@ -109,9 +109,7 @@ def _journal(ledger: Ledger) -> Check:
 def _schema(ledger: Ledger) -> Check:
     version = ledger.query("PRAGMA user_version")[0][0]
     if version < newest_version():
-        return Check(
-            "schema", "note", f"version {version}; the next program that writes updates it to {newest_version()}"
-        )
+        return Check("schema", "note", f"version {version}; the next program that writes updates it to {newest_version()}")
     return Check("schema", "ok", f"version {version}")
 
 
@@ -134,9 +132,7 @@ def _structure(ledger: Ledger) -> Check:
     rows = [row[0] for row in ledger.query("PRAGMA integrity_check(5)")]
     if rows == ["ok"]:
         return Check("structure", "ok", "pages and indexes are sound")
-    return Check(
-        "structure", "problem", f"damaged: {'; '.join(rows)[:300]}; keep a copy, then try --repair or a backup"
-    )
+    return Check("structure", "problem", f"damaged: {'; '.join(rows)[:300]}; keep a copy, then try --repair or a backup")
 
 
 def _left_open(ledger: Ledger) -> Check:

@@ -144,9 +144,7 @@ def _record(entry: dict[str, Any], state: _State, parts: list[Any]) -> tuple[int
             state.redacted |= {(int(at), str(part)): seq for at, part in record["erases"]}
         bulk.probe(record)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ImportRefused(
-            f"record {seq} of the export cannot be understood ({error}): nothing was imported"
-        ) from error
+        raise ImportRefused(f"record {seq} of the export cannot be understood ({error}): nothing was imported") from error
     state.link = link_hash(state.link, leaf)
     state.tree.add(leaf)
     state.result.contents += len(kept)
@@ -162,19 +160,13 @@ def _finish(connection: sqlite3.Connection, state: _State, header: dict[str, Any
         raise HashMismatch("header and footer vouch for another log: nothing was imported")
     for place in state.missing:
         if place not in state.redacted:
-            raise HashMismatch(
-                f"the {place[1]} of record {place[0]} is missing without an erasure: nothing was imported"
-            )
+            raise HashMismatch(f"the {place[1]} of record {place[0]} is missing without an erasure: nothing was imported")
     try:
-        connection.executemany(
-            "INSERT INTO erased VALUES (?, ?, ?)", [(*place, state.redacted[place]) for place in state.missing]
-        )
+        connection.executemany("INSERT INTO erased VALUES (?, ?, ?)", [(*place, state.redacted[place]) for place in state.missing])
         connection.executemany("INSERT INTO registry VALUES (?, ?, ?)", footer["registry"])
         for entry in footer["checkpoints"]:
             point = Checkpoint.from_dict(entry)
-            connection.execute(
-                "INSERT INTO checkpoint VALUES (?, ?, ?, ?)", (point.size, point.root, point.note, point.ts)
-            )
+            connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", (point.size, point.root, point.note, point.ts))
             connection.executemany(
                 "INSERT INTO signature VALUES (?, ?, ?, ?)",
                 [(point.size, s.method, s.signer, s.text) for s in point.signatures],

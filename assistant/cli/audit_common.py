@@ -47,9 +47,7 @@ class _Shown(click.ClickException):
 
 def database_options(command: F) -> F:
     """`--db` and `--json`, which every audit command has."""
-    database = click.option(
-        "--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given."
-    )
+    database = click.option("--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given.")
     log_access = click.option(
         "--log-access", is_flag=True, expose_value=False, callback=_remember_access,
         help="Note in the log itself that it was looked at, by whom and how.",
@@ -102,9 +100,7 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
                 moment = datetime.fromisoformat(str(value).strip())
             return int(moment.timestamp() * 1_000_000)
         except (ValueError, OverflowError, OSError):
-            self.fail(
-                f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx
-            )
+            self.fail(f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx)
 
 
 TIME = _Time()

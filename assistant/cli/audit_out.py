@@ -81,9 +81,7 @@ def import_(db: Path | None, as_json: bool, file: Path) -> None:
     if as_json:
         print_json(asdict(result))
     else:
-        click.echo(
-            plain(f"{result.size} records, {result.contents} texts, erased ({result.erased}), root {result.root}")
-        )
+        click.echo(plain(f"{result.size} records, {result.contents} texts, erased ({result.erased}), root {result.root}"))
 
 
 COMMANDS = (export, import_)

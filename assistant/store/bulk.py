@@ -67,9 +67,7 @@ def rebuild(connection: sqlite3.Connection, *, index: bool = True) -> None:
     if index:
         connection.execute("INSERT INTO fts (fts) VALUES ('delete-all')")
     last = 0
-    while rows := connection.execute(
-        f"SELECT seq, record, leaf FROM ledger WHERE seq > ? ORDER BY seq LIMIT {_PAGE}", (last,)
-    ).fetchall():
+    while rows := connection.execute(f"SELECT seq, record, leaf FROM ledger WHERE seq > ? ORDER BY seq LIMIT {_PAGE}", (last,)).fetchall():
         for seq, text, leaf in rows:
             last = seq
             record: dict[str, Any] = canonical.loads(text)

@@ -65,9 +65,7 @@ class Checkpoint:
     def from_dict(cls, data: Any) -> Checkpoint:
         """The inverse of `to_dict`. Raises ValueError on anything else."""
         try:
-            signatures = tuple(
-                Signature(str(s["method"]), str(s["signer"]), str(s["text"])) for s in data.get("signatures", ())
-            )
+            signatures = tuple(Signature(str(s["method"]), str(s["signer"]), str(s["text"])) for s in data.get("signatures", ()))
             point = parse_note(str(data["note"]))
             database = str(data.get("database", ""))
             return replace(point, ts=int(data.get("ts", 0)), signatures=signatures, database=database)

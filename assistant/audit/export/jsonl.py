@@ -40,9 +40,7 @@ def lines(ledger: Ledger, progress: Progress = lambda done, total: None) -> Iter
             (first, last),
         ):
             contents.setdefault(seq, {})[part] = {"codec": codec, "salt": salt.hex(), **_body(codec, body)}
-        for seq, record in ledger.query(
-            "SELECT seq, record FROM ledger WHERE seq BETWEEN ? AND ? ORDER BY seq", (first, last)
-        ):
+        for seq, record in ledger.query("SELECT seq, record FROM ledger WHERE seq BETWEEN ? AND ? ORDER BY seq", (first, last)):
             walked.add(leaf_hash(record.encode()))
             yield _line({"seq": seq, "record": record, "content": contents.pop(seq, {})})
         progress(last, size)

@@ -27,9 +27,7 @@ def lines(ledger: Ledger, which: Filter, *, contents: bool = False) -> Iterator[
     """The lines of the export, each with its line end."""
     spans = (_span(turn, ended, contents) for turn, ended in turns(ledger, which))
     while some := list(islice(spans, _SPANS_PER_LINE)):
-        resource = {
-            "attributes": _attributes({"service.name": "pellucid", "pellucid.semantic_conventions": CONVENTIONS})
-        }
+        resource = {"attributes": _attributes({"service.name": "pellucid", "pellucid.semantic_conventions": CONVENTIONS})}
         scope = {"scope": {"name": "pellucid.audit", "version": "1"}, "spans": some}
         yield json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}) + "\n"
 

@@ -75,9 +75,7 @@ class Check:
         for seq, part in self.missing:
             if (seq, part) not in self.erased:
                 self.problems.append(f"record {seq}: the {part} is missing without an erasure")
-        self.problems += [
-            f"the checkpoint covers {at} records: the export is shorter" for at in want if at > self.tree.size
-        ]
+        self.problems += [f"the checkpoint covers {at} records: the export is shorter" for at in want if at > self.tree.size]
         stated = (self.tree.size, self.tree.size, self.tree.root().hex())
         if footer is None:
             self.problems.append("the export is cut off: it has no footer")

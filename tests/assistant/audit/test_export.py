@@ -44,9 +44,7 @@ def db(path: Path) -> Path:
         first = log_turn(ledger, id="T1", prompt="今天天气怎么样？", language="zh", reply="很好")
         log_turn(ledger, id="T2", prompt="=1+1", reply=EVIL, parent=first.id, conversation=first.conversation)
         gone = log_turn(ledger, id="GONE", prompt="secret words here")
-        log_turn(
-            ledger, id="T3", prompt="bad", prompt_verdict=BLOCK, output_verdict=None, finish="blocked_prompt", tokens=()
-        )
+        log_turn(ledger, id="T3", prompt="bad", prompt_verdict=BLOCK, output_verdict=None, finish="blocked_prompt", tokens=())
         add_review(ledger, "T3", "unsafe", note="=HYPERLINK()")
         redact(ledger, select(ledger, [gone.id]), "asked")
     return path
