@@ -23,10 +23,8 @@ from assistant.store import bulk, canonical, migrations
 from assistant.store.checkpoint import Checkpoint
 from assistant.store.commitment import commit
 from assistant.store.connection import as_database, connect, translated
-from assistant.store.merkle import GENESIS, Frontier, leaf_hash, link_hash
 
 _LONGEST_LINE = 1 << 28
-_BATCH = 1000
 
 
 class ImportRefused(PellucidError):
@@ -54,8 +52,7 @@ class Imported:
 
 @dataclass(slots=True)
 class _State:
-    link: bytes = GENESIS
-    tree: Frontier = field(default_factory=Frontier)
+    loader: bulk.Loader
     missing: dict[tuple[int, str], None] = field(default_factory=dict)
     redacted: dict[tuple[int, str], int] = field(default_factory=dict)
     result: Imported = field(default_factory=Imported)
@@ -92,47 +89,40 @@ def _load(file: IO[bytes], connection: sqlite3.Connection, progress: Progress) -
     version, size = header.get("schema_version"), header.get("size")
     if not isinstance(version, int) or not 1 <= version <= migrations.newest_version():
         raise ImportRefused(f"the export has schema {version!r}, which this Pellucid does not know: update it")
-    state = _State()
+    state = _State(bulk.Loader(connection))
     with bulk.loading(connection):
         migrations.migrate(as_database(connection), version)
         with bulk.unguarded(connection):
-            footer = _records(lines, connection, state, size if isinstance(size, int) else 0, progress)
+            footer = _records(lines, state, size if isinstance(size, int) else 0, progress)
+            state.loader.finish()
             _finish(connection, state, header, footer)
-        bulk.rebuild(connection)
     return state.result
 
 
-def _records(
-    lines: Iterator[dict[str, Any]], connection: sqlite3.Connection, state: _State, size: int, progress: Progress
-) -> dict[str, Any]:
-    """Insert every record; the footer is what follows the last one."""
-    rows: list[tuple[int, str, bytes, bytes]] = []
-    parts: list[tuple[int, str, str, bytes, bytes]] = []
+def _records(lines: Iterator[dict[str, Any]], state: _State, size: int, progress: Progress) -> dict[str, Any]:
+    """Take in every record; the footer is what follows the last one."""
     for entry in lines:
         if "footer" in entry:
-            bulk.insert(connection, rows, parts)
             if next(lines, None) is not None:
                 raise ImportRefused("there is something after the footer of the export")
             return _take(entry, "footer")
-        rows.append(_record(entry, state, parts))
-        if len(rows) >= _BATCH:
-            bulk.insert(connection, rows, parts)
-            rows, parts = [], []
-            progress(state.tree.size, max(size, state.tree.size))
+        _record(entry, state)
+        if state.loader.tree.size % 1000 == 0:
+            progress(state.loader.tree.size, max(size, state.loader.tree.size))
     raise ImportRefused("the export is cut off: it has no footer")
 
 
-def _record(entry: dict[str, Any], state: _State, parts: list[Any]) -> tuple[int, str, bytes, bytes]:
-    seq = state.tree.size + 1
+def _record(entry: dict[str, Any], state: _State) -> None:
+    seq = state.loader.tree.size + 1
     text, kept = entry.get("record"), entry.get("content")
     if entry.get("seq") != seq or not isinstance(text, str) or not isinstance(kept, dict):
         raise ImportRefused(f"record {seq} of the export is missing, or out of order")
     try:
         record = canonical.decode(text)
-        leaf = leaf_hash(text.encode())
         vouched = record.get("content", {})
         if record["seq"] != seq or not isinstance(record["kind"], str) or not isinstance(record["ts"], int):
             raise ValueError("it has another number, or no kind or time")
+        parts: list[bulk.Content] = []
         for part, value in kept.items():
             body = value["text"].encode() if "text" in value else base64.b64decode(value["base64"], validate=True)
             codec, salt = str(value["codec"]), bytes.fromhex(value["salt"])
@@ -142,17 +132,14 @@ def _record(entry: dict[str, Any], state: _State, parts: list[Any]) -> tuple[int
         state.missing |= dict.fromkeys((seq, part) for part in vouched if part not in kept)
         if record["kind"] == "redact":
             state.redacted |= {(int(at), str(part)): seq for at, part in record["erases"]}
-        bulk.probe(record)
+        state.loader.add(record, text, parts)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ImportRefused(f"record {seq} of the export cannot be understood ({error}): nothing was imported") from error
-    state.link = link_hash(state.link, leaf)
-    state.tree.add(leaf)
     state.result.contents += len(kept)
-    return seq, text, leaf, state.link
 
 
 def _finish(connection: sqlite3.Connection, state: _State, header: dict[str, Any], footer: dict[str, Any]) -> None:
-    size, root = state.tree.size, state.tree.root()
+    size, root = state.loader.tree.size, state.loader.tree.root()
     note = Checkpoint(str(header.get("log")), size, root).note
     if not (header.get("size") == footer.get("size") == size and footer.get("root") == root.hex()):
         raise HashMismatch("the records do not have the size and root that the footer states: nothing was imported")

@@ -96,10 +96,11 @@ def inspect_header(path: Path) -> None:
     with translated(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise LedgerError(f"{path} is not a file: name another log with --db")
-        size = path.stat().st_size
         with path.open("rb") as file:
             header = file.read(100)
-    hot = any(_side_file(path, suffix) for suffix in ("-journal", "-wal"))
+        # in this order: another program may be writing, and its journal is gone only when all its pages are there
+        hot = any(_side_file(path, suffix) for suffix in ("-journal", "-wal"))
+        size = path.stat().st_size
     if not header.startswith(_MAGIC):
         if not header or (hot and not header.strip(b"\x00")):
             return  # empty, or the very first write was cut off: SQLite rolls it back
@@ -169,8 +170,10 @@ def _json_is_innocuous() -> bool:
 
 
 def _side_file(path: Path, suffix: str) -> bool:
-    side = path.with_name(path.name + suffix)
-    return side.exists() and side.stat().st_size > 0
+    try:
+        return path.with_name(path.name + suffix).stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _number(header: bytes, offset: int) -> int:
