@@ -14,17 +14,20 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
-from assistant.audit.export.jsonl import FORMAT
+from assistant.audit.export.jsonl import FORMAT, lines
 from assistant.audit.verify import Progress
 from assistant.errors import PellucidError
 from assistant.store import bulk, canonical, migrations
 from assistant.store.checkpoint import Checkpoint
 from assistant.store.commitment import commit
 from assistant.store.connection import as_database, connect, translated
+from assistant.store.driver import KEY_VARIABLE, key_in_force, value_errors
+from assistant.store.ledger import Ledger
 
 _LONGEST_LINE = 1 << 28
+_BAD_FOOTER = "the footer of the export cannot be understood ({}): nothing was imported"
 
 
 class ImportRefused(PellucidError):
@@ -37,6 +40,10 @@ class HashMismatch(ImportRefused):
     """The file is an export, but not what was written."""
 
     exit_code = 4
+
+
+class _Readable(Protocol):
+    def readline(self, limit: int = -1, /) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -64,14 +71,20 @@ def import_jsonl(source: Path, target: Path, progress: Progress = lambda done, t
     """
     if target.exists() and target.stat().st_size:
         raise ImportRefused(f"{target} exists already: import into a new file with --db")
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise ImportRefused(f"{source} cannot be read: {error.strerror or error}") from error
+    with file:
+        return _build(file, target, progress)
+
+
+def _build(file: _Readable, target: Path, progress: Progress) -> Imported:
+    """Load into a draft beside the target, and put it in its place when all of it was sound."""
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with translated(target):
-            try:
-                file = source.open("rb")
-            except OSError as error:
-                raise ImportRefused(f"{source} cannot be read: {error.strerror or error}") from error
-            with file, closing(connect(draft, read_only=False)) as connection:
+            with closing(connect(draft, read_only=False)) as connection:
                 result = _load(file, connection, progress)
             _sync(draft)
             os.replace(draft, target)
@@ -81,9 +94,32 @@ def import_jsonl(source: Path, target: Path, progress: Progress = lambda done, t
     return result
 
 
-def _load(file: IO[bytes], connection: sqlite3.Connection, progress: Progress) -> Imported:
-    lines = _lines(file)
-    header = _take(next(lines, {}), "header")
+def encrypted_copy(source: Path, target: Path, progress: Progress = lambda done, total: None) -> Imported:
+    """The plain log `source` as the new file `target`, encrypted with the passphrase in force, checked on the way.
+
+    Nothing is ever written in the clear. Raises LedgerError or ImportRefused; then there is no target.
+    """
+    if not key_in_force():
+        raise ImportRefused(f"set {KEY_VARIABLE} to the passphrase of the encrypted copy first")
+    if target.exists():
+        raise ImportRefused(f"{target} exists already: choose another name for the encrypted copy")
+    with Ledger.open(source, read_only=True, key="") as ledger:
+        return _build(_Lines(lines(ledger)), target, progress)
+
+
+class _Lines:
+    """Lines that are made on demand, read like a file."""
+
+    def __init__(self, made: Iterator[str]) -> None:
+        self._made = made
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        return next(self._made, "").encode()
+
+
+def _load(file: _Readable, connection: sqlite3.Connection, progress: Progress) -> Imported:
+    entries = _lines(file)
+    header = _take(next(entries, {}), "header")
     if header.get("format") != FORMAT:
         raise ImportRefused("the file is no export of a Pellucid log (its first line is no header)")
     version, size = header.get("schema_version"), header.get("size")
@@ -93,17 +129,17 @@ def _load(file: IO[bytes], connection: sqlite3.Connection, progress: Progress) -
     with bulk.loading(connection):
         migrations.migrate(as_database(connection), version)
         with bulk.unguarded(connection):
-            footer = _records(lines, state, size if isinstance(size, int) else 0, progress)
+            footer = _records(entries, state, size if isinstance(size, int) else 0, progress)
             state.loader.finish()
             _finish(connection, state, header, footer)
     return state.result
 
 
-def _records(lines: Iterator[dict[str, Any]], state: _State, size: int, progress: Progress) -> dict[str, Any]:
+def _records(entries: Iterator[dict[str, Any]], state: _State, size: int, progress: Progress) -> dict[str, Any]:
     """Take in every record; the footer is what follows the last one."""
-    for entry in lines:
+    for entry in entries:
         if "footer" in entry:
-            if next(lines, None) is not None:
+            if next(entries, None) is not None:
                 raise ImportRefused("there is something after the footer of the export")
             return _take(entry, "footer")
         _record(entry, state)
@@ -158,13 +194,15 @@ def _finish(connection: sqlite3.Connection, state: _State, header: dict[str, Any
                 "INSERT INTO signature VALUES (?, ?, ?, ?)",
                 [(point.size, s.method, s.signer, s.text) for s in point.signatures],
             )
-    except (KeyError, TypeError, ValueError, sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
-        raise ImportRefused(f"the footer of the export cannot be understood ({error}): nothing was imported") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImportRefused(_BAD_FOOTER.format(error)) from error
+    except value_errors() as error:
+        raise ImportRefused(_BAD_FOOTER.format(error)) from error
     result = state.result
     result.log, result.size, result.root, result.erased = str(header["log"]), size, root.hex(), len(state.missing)
 
 
-def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _lines(file: _Readable) -> Iterator[dict[str, Any]]:
     number = 0
     while line := file.readline(_LONGEST_LINE):
         number += 1

@@ -29,6 +29,7 @@ from assistant.store.checkpoint import Checkpoint, keep_outside
 from assistant.store.circumstances import Circumstances
 from assistant.store.connection import BUSY_SECONDS, as_database, connect, translated
 from assistant.store.content import PROMPT, as_part, decode, json_part, text_part
+from assistant.store.driver import errors
 from assistant.store.listing import Filter, Filters, TurnRow
 from assistant.store.process import Presence
 from assistant.store.reading import Conversation
@@ -65,14 +66,23 @@ class Ledger:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path | str, *, read_only: bool = False, timeout: float = BUSY_SECONDS, clock: Clock = time.time_ns) -> Ledger:
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        read_only: bool = False,
+        timeout: float = BUSY_SECONDS,
+        clock: Clock = time.time_ns,
+        key: str | None = None,
+    ) -> Ledger:
         """The ledger at `path`, made when there is none; `:memory:` keeps nothing. Raises LedgerError, touching
         nothing.
 
+        `key` is the passphrase of an encrypted ledger, by default that of the environment (see `driver`).
         A read-only ledger serves auditors: it never writes, so it can be read while the chat goes on.
         """
         file = None if str(path) == ":memory:" else Path(path).expanduser()
-        connection = connect(file, read_only=read_only, timeout=timeout)
+        connection = connect(file, read_only=read_only, timeout=timeout, key=key)
         ledger = cls(connection, file, read_only=read_only, timeout=timeout, clock=clock)
         try:
             with translated(file):
@@ -98,7 +108,7 @@ class Ledger:
                     self._pin_from_time_to_time(at_least=1)
             finally:
                 self._closed = True
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*errors()):
                     if self._presence is not None and self._announced:
                         self._connection.execute(
                             recovery.FORGET_PROCESS,
