@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from assistant.audit.review import add_review
 from assistant.audit.selection import select
 from assistant.audit.verify import verify
 from assistant.cli.audit import audit
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 from tests.assistant.store.conftest import log_turn
 from tests.assistant.store.factory import BLOCK

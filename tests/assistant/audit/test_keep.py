@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from assistant.cli.audit import audit
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 from tests.assistant.store.conftest import log_turn
 from tests.assistant.store.factory import make_turn

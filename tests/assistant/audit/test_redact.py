@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from assistant.audit.redact import redact, residue
 from assistant.audit.selection import Selection, by_age, by_conversation, by_pattern, by_rule, by_turn, by_user, select
 from assistant.audit.verify import verify
 from assistant.errors import LedgerError, UsageError
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 from assistant.turn import Turn
 from explain.attribution import Attribution

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,15 +18,16 @@ from assistant.audit.verify import verify
 from assistant.store import canonical
 from assistant.store.checkpoint import outside_file
 from assistant.store.commitment import commit
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 from assistant.store.merkle import GENESIS, leaf_hash, link_hash
 from tests.assistant.store.conftest import log_turn
 from tests.assistant.store.factory import BLOCK
 
-Attack = Callable[[sqlite3.Connection], object]
+Attack = Callable[[Any], object]
 
 
-def without_triggers(c: sqlite3.Connection, attack: Attack) -> None:
+def without_triggers(c: Any, attack: Attack) -> None:
     """Take the guards away, do it, put them back: the schema looks untouched."""
     triggers = c.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
     for name, _ in triggers:
@@ -36,12 +37,12 @@ def without_triggers(c: sqlite3.Connection, attack: Attack) -> None:
         c.execute(sql)
 
 
-def edit_record(c: sqlite3.Connection, seq: int, **changes: object) -> None:
+def edit_record(c: Any, seq: int, **changes: object) -> None:
     record = json.loads(c.execute("SELECT record FROM ledger WHERE seq = ?", (seq,)).fetchone()[0]) | changes
     c.execute("UPDATE ledger SET record = ? WHERE seq = ?", (canonical.encode(record), seq))
 
 
-def rewrite_chain(c: sqlite3.Connection) -> None:
+def rewrite_chain(c: Any) -> None:
     previous = GENESIS
     for seq, record in c.execute("SELECT seq, record FROM ledger ORDER BY seq").fetchall():
         leaf = leaf_hash(record.encode())
@@ -49,65 +50,65 @@ def rewrite_chain(c: sqlite3.Connection) -> None:
         c.execute("UPDATE ledger SET leaf = ?, link = ? WHERE seq = ?", (leaf, previous, seq))
 
 
-def reply_text(c: sqlite3.Connection) -> None:
+def reply_text(c: Any) -> None:
     c.execute("UPDATE content SET body = x'f0' WHERE seq = 10 AND part = 'reply'")
 
 
-def reply_text_and_salt(c: sqlite3.Connection) -> None:
+def reply_text_and_salt(c: Any) -> None:
     c.execute("UPDATE content SET body = x'f0', salt = randomblob(32) WHERE seq = 10 AND part = 'reply'")
 
 
-def swap_two_texts(c: sqlite3.Connection) -> None:
+def swap_two_texts(c: Any) -> None:
     c.execute("UPDATE content SET seq = -seq WHERE seq IN (10, 12)")
     c.execute("UPDATE content SET seq = CASE seq WHEN -10 THEN 12 ELSE 10 END WHERE seq < 0")
 
 
-def coding_of_a_text(c: sqlite3.Connection) -> None:
+def coding_of_a_text(c: Any) -> None:
     c.execute("UPDATE content SET codec = 'json' WHERE seq = 10 AND part = 'reply'")
 
 
-def delete_a_text(c: sqlite3.Connection) -> None:
+def delete_a_text(c: Any) -> None:
     c.execute("DELETE FROM content WHERE seq = 10 AND part = 'reply'")
 
 
-def delete_a_text_and_pretend_an_erasure(c: sqlite3.Connection) -> None:
+def delete_a_text_and_pretend_an_erasure(c: Any) -> None:
     c.execute("INSERT INTO erased VALUES (10, 'reply', 11)")
     delete_a_text(c)
 
 
-def add_a_text(c: sqlite3.Connection) -> None:
+def add_a_text(c: Any) -> None:
     c.execute("INSERT INTO content VALUES (10, 'extra', 'text', randomblob(32), x'f0')")
 
 
-def verdict_in_record(c: sqlite3.Connection) -> None:
+def verdict_in_record(c: Any) -> None:
     edit_record(c, 10, verdict="allow")
 
 
-def record_and_leaf(c: sqlite3.Connection) -> None:
+def record_and_leaf(c: Any) -> None:
     verdict_in_record(c)
     text = c.execute("SELECT record FROM ledger WHERE seq = 10").fetchone()[0]
     c.execute("UPDATE ledger SET leaf = ? WHERE seq = 10", (leaf_hash(text.encode()),))
 
 
-def record_and_whole_chain(c: sqlite3.Connection) -> None:
+def record_and_whole_chain(c: Any) -> None:
     verdict_in_record(c)
     rewrite_chain(c)
     c.execute("DELETE FROM frontier")
 
 
-def everything_rewritten_with_checkpoints(c: sqlite3.Connection) -> None:
+def everything_rewritten_with_checkpoints(c: Any) -> None:
     record_and_whole_chain(c)
     c.execute("DELETE FROM checkpoint")
 
 
-def cut_the_tail(c: sqlite3.Connection) -> None:
+def cut_the_tail(c: Any) -> None:
     for table in ("content", "ledger"):
         c.execute(f"DELETE FROM {table} WHERE seq > 16")
     c.execute("DELETE FROM checkpoint")
     c.execute("DELETE FROM frontier")
 
 
-def drop_one_and_renumber(c: sqlite3.Connection) -> None:
+def drop_one_and_renumber(c: Any) -> None:
     c.execute("DELETE FROM content WHERE seq IN (9, 10)")
     c.execute("DELETE FROM ledger WHERE seq IN (9, 10)")
     for (seq,) in c.execute("SELECT seq FROM ledger WHERE seq > 10 ORDER BY seq").fetchall():
@@ -122,26 +123,26 @@ def drop_one_and_renumber(c: sqlite3.Connection) -> None:
     c.execute("DELETE FROM frontier")
 
 
-def drop_one(c: sqlite3.Connection) -> None:
+def drop_one(c: Any) -> None:
     c.execute("DELETE FROM content WHERE seq = 10")
     c.execute("DELETE FROM ledger WHERE seq = 10")
 
 
-def swap_two_records(c: sqlite3.Connection) -> None:
+def swap_two_records(c: Any) -> None:
     c.execute("UPDATE ledger SET seq = -1 WHERE seq = 10")
     c.execute("UPDATE ledger SET seq = 10 WHERE seq = 12")
     c.execute("UPDATE ledger SET seq = 12 WHERE seq = -1")
 
 
-def kept_checkpoint(c: sqlite3.Connection) -> None:
+def kept_checkpoint(c: Any) -> None:
     c.execute("UPDATE checkpoint SET root = zeroblob(32)")
 
 
-def kept_tree(c: sqlite3.Connection) -> None:
+def kept_tree(c: Any) -> None:
     c.execute("UPDATE frontier SET hashes = zeroblob(length(hashes))")
 
 
-def registry(c: sqlite3.Connection) -> None:
+def registry(c: Any) -> None:
     c.execute("UPDATE registry SET body = replace(body, 'append-only', 'append only')")
 
 
@@ -156,21 +157,21 @@ OUTSIDE: list[Attack] = [everything_rewritten_with_checkpoints, cut_the_tail, dr
 """Found only with the checkpoint outside."""
 
 
-def drop_a_trigger(c: sqlite3.Connection) -> None:
+def drop_a_trigger(c: Any) -> None:
     c.execute("DROP TRIGGER ledger_no_update")
 
 
-def soften_the_triggers(c: sqlite3.Connection) -> None:
+def soften_the_triggers(c: Any) -> None:
     c.execute("PRAGMA writable_schema = ON")
     c.execute("UPDATE sqlite_master SET sql = replace(sql, ' WHEN ', ' WHEN 0 AND ') WHERE type = 'trigger'")
     c.execute("PRAGMA writable_schema = OFF")
 
 
-def add_a_trigger(c: sqlite3.Connection) -> None:
+def add_a_trigger(c: Any) -> None:
     c.execute("CREATE TRIGGER spy AFTER INSERT ON ledger BEGIN DELETE FROM counts; END")
 
 
-def plain_columns(c: sqlite3.Connection) -> None:
+def plain_columns(c: Any) -> None:
     """Make a query column editable apart from the record."""
     c.execute("PRAGMA writable_schema = ON")
     c.execute("""UPDATE sqlite_master SET sql =

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from assistant.audit.redact import redact
 from assistant.audit.verify import verify
 from assistant.errors import LedgerError
 from assistant.store import journal
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 
 from . import powerloss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from assistant.audit.importing import import_jsonl
 from assistant.audit.verify import verify
 from assistant.errors import LedgerError
 from assistant.store import migrations
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 
 from .conftest import log_turn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from assistant.errors import LedgerError
+from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 
 from .conftest import log_turn
