@@ -43,6 +43,12 @@ class Checked:
     problems: list[str]
 
 
+def is_covered(ledger: Ledger, turn_id: str) -> bool:
+    """Whether a checkpoint covers all records of the turn already."""
+    turn, point = ledger.turn(turn_id).id, signing.latest(ledger)
+    return point is not None and bool(point.size >= ledger.query("SELECT max(seq) FROM ledger WHERE turn = ?", (turn,))[0][0])
+
+
 def make_receipt(ledger: Ledger, turn_id: str, *, contents: bool = False) -> dict[str, Any]:
     """The receipt for a turn, against the newest checkpoint that covers all its records; one is made when none does."""
     turn = ledger.turn(turn_id).id

@@ -109,10 +109,14 @@ def checkpoint(db: Path | None, as_json: bool, key: Path | None, method: Any, ou
 def receipt(db: Path | None, as_json: bool, turn: str, with_content: bool, output: Path | None) -> None:
     """Prove that a turn stands in the log: a file that anybody can check without the log."""
     from assistant.audit.export.target import writing
-    from assistant.audit.receipt import make_receipt
+    from assistant.audit.receipt import is_covered, make_receipt
 
-    with open_ledger(db, write=True) as ledger:
-        text = json_text(make_receipt(ledger, turn, contents=with_content), indent=2)
+    with open_ledger(db) as ledger:
+        value = make_receipt(ledger, turn, contents=with_content) if is_covered(ledger, turn) else None
+    if value is None:
+        with open_ledger(db, write=True) as ledger:  # a checkpoint that covers the turn is still to be made
+            value = make_receipt(ledger, turn, contents=with_content)
+    text = json_text(value, indent=2)
     if output is None:
         click.echo(text)
         return

@@ -1,0 +1,29 @@
+"""The benchmark measures a sound ledger; its figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from assistant.audit.bench import bench, fill, table
+from assistant.audit.verify import verify
+from assistant.store.ledger import Ledger
+from tests.assistant.store.conftest import log_turn
+
+
+def test_a_bulk_filled_ledger_is_a_ledger(tmp_path: Path) -> None:
+    fill(tmp_path / "bulk.db", 300)
+    with Ledger.open(tmp_path / "bulk.db") as ledger:
+        assert verify(ledger).problems == []
+        turn = ledger.turn(ledger.list_turns(limit=1)[0].turn)
+        assert turn.prompt and turn.reply and turn.sampling.seed is not None
+        assert len(ledger.conversations(limit=100)) == 38
+        log_turn(ledger)
+        assert verify(ledger).problems == []
+
+
+def test_the_figures(tmp_path: Path) -> None:
+    figures = bench(200, folder=tmp_path, durable=5, searches=5)
+    json.dumps(figures)
+    assert {"bulk_turns_per_second", "durable_p99_ms", "search_zh_p95_ms", "open_ms"} <= figures.keys()
+    assert len(table(figures)) == len(figures) and list(tmp_path.iterdir()) == []
