@@ -79,8 +79,9 @@ class Session:
         from assistant.explaining import explain_turn
 
         engine = self.load_engine(progress)
-        thread = self.ledger.thread(self.ledger.turn(turn).id)
+        explained = self.ledger.turn(turn)
+        history = self.ledger.thread(explained.parent)
         with self._busy:
-            attribution = explain_turn(engine, thread[-1], thread[:-1], method=method, token=token, progress=progress, cancel=cancel)
-        self.ledger.record_attribution(thread[-1].id, attribution)
+            attribution = explain_turn(engine, explained, history, method=method, token=token, progress=progress, cancel=cancel)
+        self.ledger.record_attribution(explained.id, attribution)
         return attribution
