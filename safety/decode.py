@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-from safety.normalize import View, base_view, joined, leet_views, reversed_view, shifted_view
+from safety.normalize import View, base_view, joined, leet_views, reversed_view, shifted_view, unspaced_view
 
 _FLAG = re.compile(
     "\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f"
@@ -54,6 +54,8 @@ def decoded_views(text: str, base: View) -> Iterator[View]:
         if pieces:
             yield _folded(joined(pieces, name))
     yield from leet_views(base)
+    if unspaced := unspaced_view(base):
+        yield unspaced
     if _BACKWARDS.search(base.text) or "\u202e" in text:
         yield reversed_view(base)
     if _ROT13.search(base.text):

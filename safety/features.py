@@ -62,6 +62,8 @@ def extract(text: str) -> Features:
             places = np.array(words)
             hashes = _word_hashes(codes, places)
             for gap, salt in ((0, 101), (1, 102), (2, 103), (3, 104)):  # a word, with the next, with the ones after
+                if gap >= len(hashes):
+                    break
                 left, right = hashes[: len(hashes) - gap], hashes[gap:]
                 pair = left * _MIX + right * _BASE * np.uint64(min(gap, 1)) + np.uint64(salt if gap < 2 else 103)
                 ids.append(_bucket(pair))

@@ -13,7 +13,7 @@ from safety.rules import Role
 from safety.scan import Look
 from safety.verdict import Action, Finding, Verdict
 
-_FAMILY = {"secret": "secret", "link": "exfiltration", "hidden": "control"}
+_FAMILY = {"secret": "secret", "link": "exfiltration", "hidden": "control", "leak": "attack"}
 _SHOWN = 0.01  # scores below are not reported
 
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from safety import texts
 from safety.judge import combine, hidden_by, judge
 from safety.language import detect
+from safety.leak import LeakDetector
 from safety.pii import Span
 from safety.policy import Policy
 from safety.redact import Vault, redact
@@ -55,10 +56,17 @@ class Moderator:
     """Judges one growing reply. Once it is blocked, nothing more is taken in or released."""
 
     def __init__(
-        self, scanner: Scanner, policy: Policy, stamp: str, prompt: str = "", language: str | None = None
+        self,
+        scanner: Scanner,
+        policy: Policy,
+        stamp: str,
+        prompt: str = "",
+        language: str | None = None,
+        system: str = "",
     ) -> None:
         self._scanner, self._policy, self._stamp = scanner, policy, stamp
         self._prompt, self._language = prompt, language
+        self._leaks = LeakDetector(system)
         self._text = ""
         self._checked = 0  # the last checkpoint
         self._released = 0
@@ -124,9 +132,11 @@ class Moderator:
             return ""
         start = min(self._released, max(0, end - WINDOW))
         window = self._scanner.look(self._text[start:end], "response")
+        leaks = self._leaks.find(self._text[start:end])
+        seen = sorted([s for s in window.spans if not _within(s, leaks)] + leaks, key=lambda s: s.start)
         fresh = [
             span
-            for span in (Span(s.kind, s.start + start, s.end + start) for s in window.spans)
+            for span in (Span(s.kind, s.start + start, s.end + start) for s in seen)
             if span.start >= self._released and not self._own(span)
         ]
         shifted = Look(
@@ -163,7 +173,7 @@ class Moderator:
 
     def _own(self, span: Span) -> bool:
         """What the person wrote in the prompt may be said back to them."""
-        return span.kind not in ("link", "hidden") and self._text[span.start : span.end] in self._prompt
+        return span.kind not in ("link", "hidden", "leak") and self._text[span.start : span.end] in self._prompt
 
     def _safe_cut(self, end: int) -> int:
         """How far the text can be shown: everything but the tail and what may be unfinished at its end."""
@@ -174,7 +184,12 @@ class Moderator:
         before = self._text[max(self._released, end - _REACH) : end]
         unfinished = _OPEN.search(before)
         opening = unfinished.start() if unfinished else len(before)
+        opening = min(opening, self._leaks.open_from(before))
         return max(self._released, min(cut, end - len(before) + opening))
+
+
+def _within(span: Span, others: list[Span]) -> bool:
+    return any(span.start < other.end and other.start < span.end for other in others)
 
 
 def too_long(policy: Policy, stamp: str, role: str, text: str, language: str | None) -> Verdict:

@@ -14,7 +14,7 @@ from safety.verdict import Action
 
 DETECTORS = (
     *("email", "phone", "resident_id", "social_credit", "iban", "card", "ssn", "plate", "passport", "ip", "address"),
-    *("secret", "link", "hidden"),
+    *("secret", "link", "hidden", "leak"),
 )
 
 

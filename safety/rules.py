@@ -97,16 +97,17 @@ def find(rules: Sequence[Rule], view: View, role: Role) -> list[Match]:
     ]
 
 
-def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role) -> list[Match]:
+def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role, shortest: int = 6) -> list[Match]:
     """The rules that apply to letters run together (`view` comes from `squeezed_view`), where running them together
-    is what made one of their anchors: a sentence that can be read without that is left to `find`."""
+    is what made one of their anchors (of `shortest` letters at least): a sentence that can be read without that is
+    left to `find`."""
     matches = []
     for rule in rules:
         if rule.squeezed and rule.scope in (role, "both"):
             joined = [
                 word
                 for a in rule.anchors
-                if len(word := a.replace(" ", "")) > 5 and word in view.text and a not in plain
+                if len(word := a.replace(" ", "")) >= shortest and word in view.text and a not in plain
             ]
             for start, end in _places(rule.squeezed, (), view.text) if joined else ():
                 if any(word in view.text[start:end] for word in joined):

@@ -48,7 +48,8 @@ class Scanner:
         base = base_view(text)
         views = [base, *decoded_views(text, base)]
         findings = [f for view in views for f in self._by_rule(view, role)]
-        findings += self._squeezed(base, role)
+        findings += self._squeezed(base, base, role, 6)
+        findings += [f for view in views if view.name == "spaced letters" for f in self._squeezed(view, base, role, 4)]
         findings += _structure(text, base)
         scores: dict[str, float] = {}
         places: dict[str, tuple[int, int]] = {}
@@ -66,8 +67,8 @@ class Scanner:
             for m in rules.find(self.rules, view, role)
         ]
 
-    def _squeezed(self, base: View, role: Role) -> list[Finding]:
-        found = rules.find_squeezed(self.rules, squeezed_view(base), base.text, role)
+    def _squeezed(self, view: View, base: View, role: Role, shortest: int) -> list[Finding]:
+        found = rules.find_squeezed(self.rules, squeezed_view(view), base.text, role, shortest)
         return [Finding(m.rule.category, m.rule.id, m.start, m.end, m.rule.score) for m in found]
 
 

@@ -26,6 +26,7 @@ from safety.features import BUCKETS, WINDOW, bag
 from safety.labels import LABELS, Lesson, lesson
 from safety.language import detect
 from safety.normalize import base_view
+from safety.synthesis import sentences
 
 EPOCHS, BATCH, RATE, DECAY = 3, 512, 0.02, 2e-6
 EVERYDAY, BORDERLINE = 0.006, 0.05
@@ -101,7 +102,7 @@ def train(
         if row.get("split", "train") == "train"
     ]
     say(f"{len(taught)} rows to learn from, {len(own)} contrast rows, {len(aside)} to calibrate with")
-    rows = pack(taught + own, own_weight=3.0)
+    rows = pack([*taught, *own, *sentences(seed)], own_weight=3.0)
     say(f"{len(rows)} windows, {len(rows.buckets)} features")
     table, bias = fit(rows, seed, epochs, say)
     model = quantise(table, bias)
