@@ -62,9 +62,11 @@ def mean_probability(turn: Turn) -> float | None:
     return math.exp(sum(token.logprob for token in turn.tokens) / len(turn.tokens))
 
 
-def footer(turn: Turn) -> str:
-    """What a reply cost and how sure the model was, in one line."""
-    usage, parts = turn.usage, []
+def footer(turn: Turn, position: tuple[int, int] = (1, 1)) -> str:
+    """How a reply ended, which of how many siblings it is, what it cost and how sure the model was, in one line."""
+    usage, parts = turn.usage, [f"{FINISH_MARKS[turn.finish]} {say('finish.' + turn.finish)}"]
+    if position[1] > 1:
+        parts.append(f"‹ {position[0]}/{position[1]} ›")
     if usage.reply_tokens:
         parts.append(say("footer.tokens", count=usage.reply_tokens))
         if usage.decode_seconds > 0:
@@ -74,7 +76,6 @@ def footer(turn: Turn) -> str:
             parts.append(say("footer.energy", joules=f"{about}{usage.joules / usage.reply_tokens:.2g}"))
         if (probability := mean_probability(turn)) is not None:
             parts.append(say("footer.probability", probability=f"{probability:.2f}"))
-    parts.append(f"{FINISH_MARKS[turn.finish]} {say('finish.' + turn.finish)}")
     return " · ".join(parts)
 
 
