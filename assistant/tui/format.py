@@ -7,6 +7,7 @@ from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
@@ -45,7 +46,7 @@ def seconds(value: float) -> str:
 
 def category(name: str) -> str:
     """A safety category in the language in force; unknown ones keep their name."""
-    return say.get(f"category.{name}", name.replace("_", " "))
+    return say.get(f"category.{name}", "") or one_line(name.replace("_", " "), 40)
 
 
 def verdict_words(verdict: Verdict) -> str:

@@ -100,16 +100,12 @@ class PromptInput(TextArea):
             event.prevent_default()
             if self.text.strip():
                 self.post_message(self.Submitted(self.full_text))
-            return
-        await super()._on_key(event)
 
     async def _on_paste(self, event: events.Paste) -> None:
-        if len(event.text) <= LONG:
-            return await super()._on_paste(event)
-        event.stop()
-        event.prevent_default()
-        self.insert(self._fold(event.text))
-        return None
+        if len(event.text) > LONG:  # shorter ones are pasted by the base class, whose handler comes next
+            event.stop()
+            event.prevent_default()
+            self.insert(self._fold(event.text))
 
     def action_newline(self) -> None:
         """Break the line at the cursor."""

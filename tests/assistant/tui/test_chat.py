@@ -397,6 +397,13 @@ async def test_a_megabyte_of_prompt_is_folded():
         assert pilot.app.chat.prompt.full_text == session.requests[0].prompt
 
 
+async def test_what_is_pasted_is_in_the_box_once_and_harmless():
+    async with running(FakeSession()) as pilot:
+        pilot.app.chat.prompt.focus()
+        pilot.app.chat.prompt.post_message(Paste("one\r\ntwo \x1b]52;c;eA==\x07"))
+        await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "one\ntwo ␛]52;c;eA==␇")
+
+
 async def test_quitting_while_a_reply_is_written():
     session = FakeSession(scripts=[Script("one two three", gate_after=1)])
     async with running(session) as pilot:
