@@ -153,8 +153,10 @@ class Turn:
     language: str = ""
     """`zh` or `en`, of the prompt."""
     notices: tuple[str, ...] = field(default=())
+    erased: tuple[str, ...] = ()
+    """Which parts were erased from the log (`prompt`, `reply` …); they come back empty."""
 
     @property
     def in_context(self) -> bool:
-        """Whether later turns show this one to the model: blocked turns never are."""
-        return self.finish not in ("blocked_prompt", "blocked_output")
+        """Whether later turns show this one to the model: blocked turns never are, nor turns whose text was erased."""
+        return self.finish not in ("blocked_prompt", "blocked_output") and not {"prompt", "reply"} & set(self.erased)

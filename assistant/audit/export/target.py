@@ -1,0 +1,41 @@
+"""Where an export goes: a private file that appears only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from assistant.errors import PellucidError
+
+
+class ExportError(PellucidError):
+    """The export could not be written; nothing was left behind."""
+
+    exit_code = 3
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[str]]:
+    """A text file for `path`, readable by its owner alone, put in its place at the end. Raises ExportError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written ({error.strerror or error}): choose another place with -o"
+        ) from error
+    try:
+        with os.fdopen(file, "w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        message = f"{path} could not be written ({error.strerror or error}): free some space or use another place"
+        raise ExportError(message) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()

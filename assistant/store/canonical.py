@@ -1,0 +1,70 @@
+"""One byte form for every record, so that its hash means something.
+
+Canonical JSON: sorted keys, no spaces, UTF-8, and no floating-point numbers (they print differently from one program to
+the next). Measured values are whole millionths; a number that must come back exactly (temperature, top-p) is its
+decimal text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from assistant.language import clean_intake
+
+Record = dict[str, Any]
+
+
+def encode(record: Mapping[str, Any]) -> str:
+    """The canonical text of a record. Floats become their shortest decimal text, strings lose NUL and lone
+    surrogates.
+    """
+    return json.dumps(_plain(record), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def decode(text: str) -> Record:
+    """The record of a canonical text. Raises ValueError when `text` is not exactly what `encode` writes."""
+    record = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_refuse, parse_constant=_refuse)
+    if not isinstance(record, dict) or encode(record) != text:
+        raise ValueError("not in canonical form")
+    return record
+
+
+def micro(value: float) -> int:
+    """`value` in whole millionths; what is no number counts as 0."""
+    return round(value * 1_000_000) if math.isfinite(value) else 0
+
+
+def unmicro(value: int) -> float:
+    """The inverse of `micro`."""
+    return value / 1_000_000
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_intake(value)
+    if isinstance(value, bool | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {clean_intake(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value) if isinstance(value, set | frozenset) else value
+        return [_plain(item) for item in items]
+    if isinstance(value, bytes):
+        return value.hex()
+    return clean_intake(str(value))  # paths, enumerations, dates
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key appears twice")
+    return out
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"the number {text[:20]} is not a whole number")

@@ -1,0 +1,105 @@
+"""Tables that only repeat what the records say, so that lists and figures need no scan. All can be rebuilt at any
+time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+
+from assistant.store.canonical import Record
+from assistant.store.records import CLOSING
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OPENED = """INSERT INTO conversation (id, first_seq, last_seq, updated, turns, flagged) VALUES (?1, ?2, ?2, ?3, 1, 0)
+ON CONFLICT (id) DO UPDATE SET last_seq = ?2, updated = ?3, turns = turns + 1"""
+_CLOSED = "UPDATE conversation SET last_seq = ?2, updated = ?3, flagged = flagged + ?4 WHERE id = ?1"
+_TITLED = "UPDATE conversation SET title_seq = ?2 WHERE id = ?1"
+_COUNTED = """INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, verdict, category, lang, model, finish) DO UPDATE SET
+  turns = turns + excluded.turns, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+  reply_tokens = reply_tokens + excluded.reply_tokens, us = us + excluded.us, uj = uj + excluded.uj"""
+
+CountKey = tuple[str, str, str, str, str, str]
+"""Day, verdict, category, language, model, finish."""
+
+
+def apply(connection: sqlite3.Connection, record: Record) -> None:
+    """Take one new record into the projections, inside the caller's transaction."""
+    kind = record["kind"]
+    if kind == "intent":
+        connection.execute(_OPENED, (record["conv"], record["seq"], record["ts"]))
+    elif kind in CLOSING:
+        flagged = int(record["verdict"] != "allow")
+        connection.execute(_CLOSED, (record["conv"], record["seq"], record["ts"], flagged))
+        connection.execute(_COUNTED, (*_key(record), *_amounts(record)))
+    elif kind == "title":
+        connection.execute(_TITLED, (record["conv"], record["seq"]))
+
+
+class Tally:
+    """What the projections must hold, summed up in memory from all records in their order."""
+
+    def __init__(self) -> None:
+        self.conversations: dict[str, list[int | None]] = {}
+        """first_seq, last_seq, updated, turns, flagged, title_seq by conversation."""
+        self.counts: defaultdict[CountKey, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
+        """turns, prompt_tokens, reply_tokens, us, uj."""
+
+    def add(self, record: Record) -> None:
+        """Take in the next record."""
+        kind = record["kind"]
+        if kind == "intent":
+            row = self.conversations.setdefault(record["conv"], [record["seq"], 0, 0, 0, 0, None])
+            row[1], row[2], row[3] = record["seq"], record["ts"], (row[3] or 0) + 1
+        elif kind in CLOSING:
+            if row := self.conversations.get(record["conv"], []):
+                row[1], row[2] = record["seq"], record["ts"]
+                row[4] = (row[4] or 0) + int(record["verdict"] != "allow")
+            total = self.counts[_key(record)]
+            for i, amount in enumerate(_amounts(record)):
+                total[i] += amount
+        elif kind == "title" and (row := self.conversations.get(record["conv"], [])):
+            row[5] = record["seq"]
+
+    def differences(self, connection: sqlite3.Connection) -> list[str]:
+        """The names of the projections that hold something else."""
+        stored: dict[str, list[int | None]] = {
+            id_: row for id_, *row in connection.execute("SELECT * FROM conversation").fetchall()
+        }
+        counted = {tuple(row[:6]): list(row[6:]) for row in connection.execute("SELECT * FROM counts").fetchall()}
+        return [
+            name
+            for name, a, b in (("conversation", stored, self.conversations), ("counts", counted, self.counts))
+            if a != b
+        ]
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Replace the projections, inside the caller's transaction."""
+        connection.execute("DELETE FROM conversation")
+        connection.executemany(
+            "INSERT INTO conversation VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(id_, *row) for id_, row in self.conversations.items()],
+        )
+        connection.execute("DELETE FROM counts")
+        connection.executemany(_COUNTED, [(*key, *amounts) for key, amounts in self.counts.items()])
+
+
+def day_of(ts: int) -> str:
+    """The UTC day of a time in microseconds, as 2026-01-31."""
+    return (_EPOCH + timedelta(microseconds=ts)).strftime("%Y-%m-%d")
+
+
+def _key(record: Record) -> CountKey:
+    return (
+        day_of(record["ts"]), record["verdict"], record.get("category", ""), record["lang"], record["model"],
+        record["finish"],
+    )  # fmt: skip
+
+
+def _amounts(record: Record) -> tuple[int, int, int, int, int]:
+    usage = record["usage"]
+    return (
+        1, usage["prompt_tokens"], usage["reply_tokens"], usage["prefill_us"] + usage["decode_us"], usage["uj"] or 0
+    )  # fmt: skip
