@@ -25,7 +25,7 @@ from textual.widgets.tree import TreeNode
 from assistant.errors import PellucidError
 from assistant.tui import auditing, trace
 from assistant.tui.backend import SessionLike
-from assistant.tui.format import FINISH_MARKS, MARKS, category, moment
+from assistant.tui.format import FINISH_MARKS, MARKS, category, moment, shortened
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
 from assistant.tui.text import say
@@ -36,7 +36,7 @@ from explain.attribution import Attribution
 from safety.verdict import Action
 
 PAGE = 50
-_COLUMNS = ("time", "verdict", "finish", "model", "text")
+_COLUMNS = ("time", "verdict", "text", "finish", "model")
 FILTERS = ("all", "flagged", "block", "caution", "redact", "queue")
 _STYLES = {"allow": "green", "caution": "yellow", "redact": "cyan", "block": "red"}
 _T = TypeVar("_T")
@@ -128,7 +128,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self._complete = len(rows) < PAGE
         self._rows += rows
         for row in rows:
-            cells = _cells(row)
+            cells = _cells(row, max(16, table.size.width - 64))
             table.add_row(*(cells[name] for name in self._columns))
         self._say_count()
         if not more:
@@ -189,6 +189,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self.query_one("#json", Static).update(Content(trace.as_json(*found)))
 
     def _show_nothing(self) -> None:
+        self.workers.cancel_group(self, "turn")
         self._turn = None
         tree = self.query_one(Tree)
         tree.clear()
@@ -305,7 +306,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self.query_one(DataTable).border_title = Content(f"{say('audit.title')} · {say('audit.filter_' + self._filter)} · {words}")
 
 
-def _cells(row: Any) -> dict[str, Text]:
+def _cells(row: Any, room: int) -> dict[str, Text]:
     action = row.verdict or "allow"
     score = f" {row.score:.2f}" if hasattr(row, "score") else ""
     named = f" {category(row.category)}" if getattr(row, "category", "") and action != "allow" else ""
@@ -318,7 +319,7 @@ def _cells(row: Any) -> dict[str, Text]:
         "verdict": Text(one_line(f"{mark} {say.get('action.' + action, action)}{named}{score}", 34), _STYLES.get(action, "")),
         "finish": Text(f"{FINISH_MARKS.get(finish, '·')} {say.get('finish.' + finish, finish)}" if finish else ""),
         "model": Text(one_line(getattr(row, "model", ""), 18)),
-        "text": Text(say("audit.erased") if erased else one_line(prompt, 120)),
+        "text": Text(say("audit.erased") if erased else shortened(one_line(prompt, 200), room)),
     }
 
 

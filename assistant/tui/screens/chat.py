@@ -22,7 +22,7 @@ from assistant.errors import PellucidError, UsageError
 from assistant.events import Event, Finished, Prefilled, PromptChecked, Token
 from assistant.pipeline import Request
 from assistant.settings import Settings, convert
-from assistant.tui import commands, deeds
+from assistant.tui import attachments, commands, deeds
 from assistant.tui.backend import SessionLike
 from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState, Wish
@@ -86,6 +86,7 @@ class ChatScreen(Screen[None]):
         self.status = self.query_one(StatusLine)
         self.sidebar = self.query_one(Sidebar)
         self._ticker = self.set_interval(_REFRESH, self._drain, pause=True)
+        await self.transcript.show(self.branch)
         self.prompt.focus()
         self.retranslate()
         self.show_settings()
@@ -150,7 +151,7 @@ class ChatScreen(Screen[None]):
         try:
             found = commands.parse_slash(event.text.strip())
             if found is None:
-                wish = self.state.wish(event.text)
+                wish = self.state.wish(attachments.expand(event.text))
         except UsageError as error:  # the text stays in the box
             self.tell(str(error), "warning")
             return

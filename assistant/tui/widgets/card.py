@@ -26,7 +26,7 @@ def card_title(verdict: Verdict, where: str) -> Content:
     """Sign, word, where it happened, category."""
     words = [f"{MARKS[verdict.action]} {say('card.' + verdict.action.value)}", say(f"card.in_{where}")]
     if verdict.category:
-        words.append(one_line(category(verdict.category), 40))
+        words.append(category(verdict.category))
     return Content(" · ".join(words))
 
 
@@ -39,7 +39,7 @@ def card_body(verdict: Verdict, advice: str = "") -> Content:
         scored = sorted(verdict.categories.items(), key=lambda item: -item[1])[:3]
         for name, score in scored:
             if score >= 0.05:
-                lines.append(Content(f"{bar(score, 10)} {score:.2f} {one_line(category(name), 40)}"))
+                lines.append(Content(f"{bar(score, 10)} {score:.2f} {category(name)}"))
     rules = list(dict.fromkeys(one_line(f.rule, 30) for f in verdict.findings))[:4]
     source = [say("card.rules", rules=", ".join(rules))] if rules else []
     if verdict.policy:
@@ -47,5 +47,5 @@ def card_body(verdict: Verdict, advice: str = "") -> Content:
     if source:
         lines.append(Content.styled(" · ".join(source), "$foreground 62%"))
     if advice:
-        lines.append(Content.styled(advice, "$foreground 62%"))
+        lines.append(safe(advice, "$foreground 62%"))
     return Content("\n").join(lines)

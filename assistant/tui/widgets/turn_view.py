@@ -155,9 +155,7 @@ class TurnView(Vertical, can_focus=True):
         if self.turn is None:
             waiting = "turn.waiting" if self.stages.prompt is None else "turn.reading"
             return Content.styled(say(waiting) if not self.stages.tokens else say("turn.writing"), "$foreground 62%")
-        number, count = self.position
-        branch = f" · ‹ {number}/{count} ›" if count > 1 else ""
-        return Content.styled(footer(self.turn) + branch, "$foreground 62%")
+        return Content.styled(footer(self.turn, self.position), "$foreground 62%")
 
 
 def _notice(text: str) -> Static:
