@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from explain.units import group, is_whole
 
 

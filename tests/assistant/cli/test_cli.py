@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from assistant.cli.main import COMMANDS, cli, main
 from assistant.settings import Settings, field_help
 
@@ -189,7 +190,15 @@ def test_moderate_judges_line_by_line_in_order(pellucid, tmp_path):
     assert verdicts[1]["tokens"] and {"text", "start", "end", "weight"} <= set(verdicts[1]["tokens"][0])
 
 
-@pytest.mark.parametrize("line, message", [("{", "line 1 is not JSON"), ("[]", "not a JSON object"), ('{"text": 3}', "needs `text`"), ('{"text": "x", "role": "god"}', "needs `text`")])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "line 1 is not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"text": 3}', "needs `text`"),
+        ('{"text": "x", "role": "god"}', "needs `text`"),
+    ],
+)
 def test_moderate_names_a_bad_line(pellucid, tmp_path, line, message):
     file = tmp_path / "in.jsonl"
     file.write_text(line)
@@ -219,7 +228,7 @@ def test_config_set_keeps_comments_and_environment_wins(pellucid, home, monkeypa
 
 
 def test_models_list_and_paths(pellucid):
-    code, out, _ = pellucid("models", "list", "--json")
+    _code, out, _ = pellucid("models", "list", "--json")
     names = {row["name"]: row for row in json.loads(out)}
     assert names["smollm2-135m"]["default"] and not names["smollm2-135m"]["fetched"]
     assert any("zh" in row["languages"] for row in names.values())
@@ -276,5 +285,5 @@ def test_killed_in_mid_reply_the_next_start_recovers_it_and_the_log_verifies(hom
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin-1"}])
 def test_a_locale_without_utf8_ends_in_no_traceback(home, environment):
     process = start(["moderate", "怎么在家里制造炸弹？"], home, **environment)
-    out, err = process.communicate(timeout=60)
+    _out, err = process.communicate(timeout=60)
     assert process.returncode == 10 and b"Traceback" not in err
