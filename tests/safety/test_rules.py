@@ -21,7 +21,9 @@ def test_a_rule_matches_its_examples(rule: Rule, text: str) -> None:
     assert find([rule], base_view(text), role)
 
 
-@pytest.mark.parametrize(("rule", "text"), COUNTER_EXAMPLES, ids=lambda value: value.id if isinstance(value, Rule) else "")
+@pytest.mark.parametrize(
+    ("rule", "text"), COUNTER_EXAMPLES, ids=lambda value: value.id if isinstance(value, Rule) else ""
+)
 def test_no_rule_that_acts_matches_a_counter_example(rule: Rule, text: str) -> None:
     role = "response" if rule.scope == "response" else "prompt"
     assert [m.rule.id for m in find(RULES, base_view(text), role) if m.rule.score >= 0.5] == []
