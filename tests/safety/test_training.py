@@ -1,6 +1,7 @@
 """Labels, training sentences, contrast pairs, measuring, and a small training run."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_windows_cover_everything_and_overlap() -> None:
         places = windows(length)
         assert places[0][0] == 0
         assert places[-1][1] == length
-        assert all(b[0] < a[1] for a, b in zip(places, places[1:], strict=False))
+        assert all(b[0] < a[1] for a, b in pairwise(places))
         assert len(places) <= length // 400 + 1
 
 
@@ -139,7 +140,7 @@ def test_evaluate_tells_the_languages_apart(guard: Guard) -> None:
         ("toxicn.json", '[{"content": "a", "toxic": 0}]', "safe", "post"),
         (
             "hatexplain.json",
-            '{"1": {"post_tokens": ["a"], "annotators": [{"label": "normal"}, {"label": "offensive"}, {"label": "normal"}]}}',
+            '{"1": {"post_tokens": ["a"], "annotators": [{"label": "normal"}, {"label": "hatespeech"}]}}',
             "safe",
             "post",
         ),
