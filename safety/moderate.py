@@ -30,8 +30,7 @@ TAIL = 16
 _SENTENCE = re.compile(r"[.!?;:\n。!?;!?;…]")
 _KEY_START, _KEY_END = "-----BEGIN", re.compile(r"-----END [A-Z ]{0,40}-----")
 _OPEN = re.compile(  # what may still grow into something that is hidden, at the end of the text
-    r"(?:[!-~\uff01-\uff5e]{1,12000}"
-    r"|[(+]?\d[\d()+-]*(?:[ \t-][\d()+-]+){0,12}[ \t-]?"
+    r"(?:[(+]?\d[\d()+-]*(?:[ \t-][\d()+-]+){0,12}[ \t-]?"
     r"|[A-Z]{2}\d{2}(?: [0-9A-Z]{1,4}){0,8} ?"
     r"|!?\[[^\]\n]{0,200}(?:\](?:\([^)\s]{0,2000})?)?"
     r"|<[A-Za-z][^>\n]{0,400}"
@@ -40,6 +39,7 @@ _OPEN = re.compile(  # what may still grow into something that is hidden, at the
     r")\Z"
 )
 _REACH = 420
+_LONGEST = 16_000  # no key or address is longer than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,15 @@ class Moderator:
         unfinished = _OPEN.search(before)
         opening = unfinished.start() if unfinished else len(before)
         opening = min(opening, self._leaks.open_from(before))
-        return max(self._released, min(cut, end - len(before) + opening))
+        return max(self._released, min(cut, end - len(before) + opening, self._word_start(end)))
+
+    def _word_start(self, end: int) -> int:
+        """Where the unbroken run of printable ASCII that ends at `end` begins: an address, a number or a key may be
+        growing."""
+        start = end
+        while start > max(self._released, end - _LONGEST) and "!" <= self._text[start - 1] <= "~":
+            start -= 1
+        return start if start > end - _LONGEST else end
 
 
 def _within(span: Span, others: list[Span]) -> bool:

@@ -14,6 +14,7 @@ from safety.resources import data_path
 
 _HARMFUL, _HARMLESS, _TALK, _REPLIES = 8, 8, 3, 2  # sentences made of each action
 _ATTACKS, _MENTIONS = 6, 4  # and of each attack
+_REFUSALS = 6  # how often our own refusals are seen
 
 
 def sentences(seed: int) -> Iterator[dict[str, Any]]:
@@ -42,7 +43,7 @@ def sentences(seed: int) -> Iterator[dict[str, Any]]:
                 yield _row(frame.replace("{}", action), "safe", "", "prompt", language)
             for frame in rng.sample(frames["comply"], _REPLIES):
                 yield _row(frame.replace("{}", action), "safe", "", "response", language)
-    for text in texts.all_refusals():
+    for text in texts.all_refusals() * _REFUSALS:
         yield _row(text, "safe", "", "response", "")
 
 

@@ -29,7 +29,7 @@ from safety.normalize import base_view
 from safety.synthesis import sentences
 
 EPOCHS, BATCH, RATE, DECAY = 3, 512, 0.02, 2e-6
-EVERYDAY, BORDERLINE = 0.006, 0.05
+EVERYDAY, BORDERLINE = 0.006, 0.12
 """The shares of everyday messages, and of harmless ones that sound harmful, whose score may reach 0.5, where caution
 begins."""
 

@@ -32,7 +32,8 @@ def test_accents_of_other_scripts_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["h\u200be\u200bl\u200blo wo\u00adrld", "ｈｅｌｌｏ ｗｏｒｌｄ", "x ﬁ hello world", "中 文 hello world 中 文"]
+    "text",
+    ["h\u200be\u200bl\u200blo wo\u00adrld", "ｈｅｌｌｏ ｗｏｒｌｄ", "x ﬁ hello world", "中 文 hello world 中 文"],
 )
 def test_spans_lead_back_to_the_original(text: str) -> None:
     view = base_view(text)

@@ -1,4 +1,5 @@
-"""Everyday and hard harmless messages: none may be blocked, and hardly any cautioned. Replies of an ordinary assistant pass too."""
+"""Everyday and hard harmless messages: none may be blocked, and hardly any cautioned. Replies of an ordinary
+assistant pass too."""
 
 import pytest
 

@@ -1,30 +1,31 @@
 """The rule files: their own examples, and what happens when one is broken."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from safety.guard import Guard, SafetyError
-from safety.normalize import base_view
 from safety.resources import data_path
-from safety.rules import Rule, RuleError, find, load_rules
+from safety.rule_examples import failures
+from safety.rules import Rule, RuleError, load_rules
 from safety.verdict import Action
 
 RULES = load_rules(sorted(data_path("safety").glob("rules.*.toml")))
-EXAMPLES = [(rule, text) for rule in RULES for text in rule.match]
-COUNTER_EXAMPLES = [(rule, text) for rule in RULES for text in rule.nomatch]
 
 
-@pytest.mark.parametrize(("rule", "text"), EXAMPLES, ids=lambda value: value.id if isinstance(value, Rule) else "")
-def test_a_rule_matches_its_examples(rule: Rule, text: str) -> None:
-    role = "response" if rule.scope == "response" else "prompt"
-    assert find([rule], base_view(text), role)
+@pytest.mark.parametrize("rule", RULES, ids=[rule.id for rule in RULES])
+def test_a_rule_matches_its_examples(rule: Rule) -> None:
+    assert failures([rule]) == []
 
 
-@pytest.mark.parametrize(("rule", "text"), COUNTER_EXAMPLES, ids=lambda value: value.id if isinstance(value, Rule) else "")
-def test_no_rule_that_acts_matches_a_counter_example(rule: Rule, text: str) -> None:
-    role = "response" if rule.scope == "response" else "prompt"
-    assert [m.rule.id for m in find(RULES, base_view(text), role) if m.rule.score >= 0.5] == []
+def test_no_rule_acts_on_a_counter_example_of_any_rule() -> None:
+    assert failures(RULES) == []
+
+
+def test_failures_are_named() -> None:
+    wrong = replace(RULES[0], match=("nothing of the kind",), nomatch=RULES[0].match[:1])
+    assert len(failures([wrong])) == 2
 
 
 def test_every_rule_has_an_example_of_either_kind() -> None:
