@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from rich.text import Text
 from textual import on, work
@@ -234,10 +234,11 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         turn = self._turn
         if turn is None:
             return
-        labels = ("right", "wrong_block", "wrong_pass", "unsure")
+        labels: tuple[Literal["safe", "unsafe", "unsure"], ...] = ("safe", "unsafe", "unsure")
 
         async def judge(label: str | None) -> None:
-            if label and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, label)) is not None:
+            chosen = next((one for one in labels if one == label), None)
+            if chosen and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen)) is not None:
                 self._tell(say("audit.reviewed"))
 
         rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
@@ -250,7 +251,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             return
 
         async def confirmed(sure: bool | None) -> None:
-            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], "audit")) is not None:
+            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit")) is not None:
                 self._tell(say("audit.redacted", count=1))
                 self._fill()
 

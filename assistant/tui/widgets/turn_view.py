@@ -144,6 +144,8 @@ class TurnView(Vertical, can_focus=True):
     def _prompt_content(self, verdict: Verdict | None = None) -> Content:
         verdict = verdict or (self.turn.prompt_verdict if self.turn else None)
         text = self.prompt
+        if self.turn is not None and "prompt" in self.turn.erased:
+            return Content.styled(say("turn.erased"), "italic $foreground 62%")
         more = Content("")
         if len(text) > SHORT and not self._expanded:
             more = Content.styled("\n" + say("turn.folded", count=len(text) - SHORT), "$foreground 62% italic")
