@@ -93,7 +93,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
-        names = {"Enter": "jump", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact", "x": "export", "Esc": "back"}
+        names = {"Enter": "jump", "Esc": "back", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact"}
+        names["x"] = "export"
         self.query_one(KeyBar).show([(key, say(f"audit.keys_{name}")) for key, name in names.items()])
         self._say_state(say("audit.unverified"))
         table = self.query_one(DataTable)
@@ -303,7 +304,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self.query_one("#audit-state", Static).update(Content.styled(text, style))
 
     def _say_count(self) -> None:
-        words = say("audit.count" if self._complete else "audit.more", count=len(self._rows))
+        words = say.counted("audit.count", len(self._rows)) if self._complete else say("audit.more", count=len(self._rows))
         self.query_one(DataTable).border_title = Content(f"{say('audit.title')} · {say('audit.filter_' + self._filter)} · {words}")
 
 

@@ -1,5 +1,6 @@
 """Run by test_pty in a pseudo-terminal: the real application over hostile texts, walking through its screens by itself."""
 
+import asyncio
 import sys
 
 from assistant.settings import Settings
@@ -34,36 +35,40 @@ def main():
         ledger=ledger,
         scripts=[Script(EVIL, verdict, verdict, (EVIL,), error=ValueError(EVIL), error_after=40)],
     )
-    app = PellucidApp(session, "C1")
+    app = Walker(session, "C1")
+    sys.exit(app.run() or app.return_code)
 
-    async def walk():
-        import asyncio
 
-        async def screen(*keys, wait=0.4):
-            for key in keys:
-                app.simulate_key(key)
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(wait)
+class Walker(PellucidApp):
+    """Goes through all screens and leaves."""
 
+    async def on_ready(self):
+        self.run_worker(self.walk())
+
+    async def keys(self, *keys, wait=0.4):
+        for key in keys:
+            self.simulate_key(key)
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(wait)
+
+    async def walk(self):
         await asyncio.sleep(1.0)
-        app.chat.prompt.load_text(EVIL)
-        await screen("enter", wait=1.2)
-        await screen("escape")
-        app.notify(EVIL, markup=False) if "--teeth" in sys.argv else app.chat.tell(EVIL)
-        await screen("f3", wait=1.0)
-        await screen("right", "escape", "escape")
-        await screen("f4", wait=0.8)
+        self.chat.prompt.load_text(EVIL)
+        await self.keys("enter", wait=1.2)
+        await self.keys("escape")
+        if "--teeth" in sys.argv:
+            self.notify(EVIL, markup=False)
+        else:
+            self.chat.tell(EVIL)
+        await self.keys("f3", wait=1.0)
+        await self.keys("right", "escape", "escape")
+        await self.keys("f4", wait=0.8)
         for tab in ("tab-text", "tab-json"):
-            app.screen.query_one("TabbedContent").active = tab
+            self.screen.query_one("TabbedContent").active = tab
             await asyncio.sleep(0.3)
-        await screen("escape", "f2")
-        await screen("escape", "ctrl+p")
-        await screen("escape", "f1")
-        await screen("escape")
-        app.exit(0)
-
-    app.on_ready = lambda: app.run_worker(walk(), exit_on_error=True)
-    sys.exit(app.run())
+        for key in ("escape", "f2", "escape", "ctrl+p", "escape", "f1", "escape"):
+            await self.keys(key)
+        self.exit(0)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ async def test_the_verdict_filter_goes_round():
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await pilot.press("f")
-        await shows(pilot, "flagged · 1 turns")
+        await shows(pilot, "flagged · 1 turn")
         assert "question" not in text_of(pilot.app)
         await pilot.press("f", "f")
         await shows(pilot, "The log holds no such turn.")

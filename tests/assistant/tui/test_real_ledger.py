@@ -59,7 +59,7 @@ async def test_branches_search_explanations_and_the_audit(ledger):
         await pilot.press("v")
         await shows(pilot, "records sound")
         await pilot.press("f")
-        await shows(pilot, "flagged · 1 turns")
+        await shows(pilot, "flagged · 1 turn")
         await pilot.press("w")
         await shows(pilot, "Is the text that was judged safe?")
         await pilot.press("enter")
