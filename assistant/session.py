@@ -78,10 +78,10 @@ class Session:
         """
         from assistant.explaining import explain_turn
 
-        if self.engine is None:
-            self.load(progress)
-        assert self.engine is not None
+        engine = self.load_engine(progress)
+        explained = self.ledger.turn(turn)
+        history = self.ledger.thread(explained.parent)
         with self._busy:
-            attribution = explain_turn(self.engine, self.ledger.turn(turn), method=method, token=token, progress=progress, cancel=cancel)
-        self.ledger.record_attribution(turn, attribution)
+            attribution = explain_turn(engine, explained, history, method=method, token=token, progress=progress, cancel=cancel)
+        self.ledger.record_attribution(explained.id, attribution)
         return attribution

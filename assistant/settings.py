@@ -33,7 +33,7 @@ class Settings:
     """The safety policy: strict, balanced, open."""
     language: str = "auto"
     """Language of the interface: zh, en, or auto (from the locale)."""
-    system: str = ""
+    system: str = "You are a helpful AI assistant."
     """The system prompt of new conversations; empty takes the one the model was trained with."""
     temperature: float = 0.2
     """Randomness of the reply; 0 always takes the likeliest token."""
@@ -41,9 +41,9 @@ class Settings:
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 0.9
     """Keep the likeliest tokens up to this total probability."""
-    min_p: float = 0.0
+    min_p: float = 0.05
     """Keep tokens at least this fraction as likely as the likeliest."""
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.05
     """Penalty on tokens already written; 1 is none."""
     max_tokens: int = 512
     """The longest reply, in tokens."""

@@ -42,9 +42,9 @@ class Sampling:
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 0.9
     """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
-    min_p: float = 0.0
+    min_p: float = 0.05
     """Keep tokens at least this fraction as likely as the likeliest; 0 keeps all."""
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.05
     """Divide the logits of tokens already seen by this; 1 is none (Keskar et al. 2019)."""
     seed: int | None = None
     """An unsigned 64-bit number; None draws one, which is then logged."""

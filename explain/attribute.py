@@ -38,8 +38,9 @@ def attribute(
 ) -> Attribution:
     """Explain the whole reply, or its token number `token`.
 
-    prompt, reply: the bytes of each token; roles: parallel to the prompt, `format` for template tokens. Ablation gives one row of scores per
-    unit of the reply; integrated gradients one row for the target as a whole. Raises ValueError for an unknown method, a token outside
+    prompt, reply: the bytes of each token; roles: parallel to the prompt, `format` for template tokens. Ablation gives one row of
+    scores per unit of the reply; integrated
+    gradients one row for the whole target. Raises ValueError for an unknown method, a token outside
     the reply, or a prompt with nothing to attribute to, FloatingPointError for gradients that are not finite, Cancelled when told to stop.
     """
     if method not in METHODS:

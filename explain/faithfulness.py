@@ -28,7 +28,7 @@ def deletion_test(
     present = torch.ones(len(sets), count)
     for row, removed in enumerate(sets):
         present[row, removed] = 0.0
-    totals = torch.cat([forward(part) for part in present.split(batch)])[:, list(rows)].sum(1)
+    totals = torch.cat([forward(part) for part in torch.split(present, batch)])[:, list(rows)].sum(1)
     drops = (totals[0] - totals[1:]).tolist()
     others = drops[1:]
     return {

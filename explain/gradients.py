@@ -1,8 +1,8 @@
 """Explaining by gradients: integrated gradients at the embedding layer (Sundararajan et al. 2017, arXiv:1703.01365), with its own error.
 
-The gradient of the reply's log-probability is summed along a straight line from a baseline, in which every attributed token is replaced by a
-neutral one, to the real prompt. In exact arithmetic with infinitely many steps the scores sum to f(prompt) − f(baseline); how far they miss
-that is the completeness error, and it is always reported.
+The gradient of the reply's log-probability is summed along a straight line from a baseline, in which every attributed token is
+replaced by a neutral one, to the real prompt. In exact arithmetic with infinitely many steps the scores sum to f(prompt) −
+f(baseline); how far they miss that is the completeness error, and it is always reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def integrate(
         return target.log_probs_of(tokens).index_select(1, chosen).sum(1)
 
     method = LayerIntegratedGradients(forward, target.embedding)
-    attributions, delta = method.attribute(ids, baselines=baseline, n_steps=steps, internal_batch_size=batch, return_convergence_delta=True)
+    result: tuple[Tensor, Tensor] = method.attribute(  # type: ignore[has-type]
+        ids, baselines=baseline, n_steps=steps, internal_batch_size=batch, return_convergence_delta=True
+    )
+    attributions, delta = result
     # one value per position: summed over the width; the last token is a target only and never embedded
     per_position = attributions.detach().sum(-1)[0].float().cpu()
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """Explaining by leaving out: what happens to the reply's log-probability when a piece of the prompt is not there?
 
-Captum's FeatureAblation (Zeiler & Fergus 2014, arXiv:1311.2901) drives it, over our own forward function: one feature per unit, all variants in
-batches, all reply tokens scored by each. Captum's wrapper for language models is not used: its default path feeds the whole sequence
-again on top of the cache with current `transformers` and silently scores something else.
+Captum's FeatureAblation (Zeiler & Fergus 2014, arXiv:1311.2901) drives it, over our own forward function: one feature per unit,
+all variants in batches, all reply tokens scored by each. Captum's wrapper for language models is not used: its default path feeds
+the whole sequence again on top of the cache with current `transformers` and silently scores something else.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def ablate(target: Target, features: Sequence[Unit], *, batch: int = 16, on_batc
     """(T, F): log p(reply token) with everything there, minus the same without the feature, in nats."""
     forward = forward_function(target, features, on_batch)
     present = torch.ones(1, len(features))
-    result = FeatureAblation(forward).attribute(present, baselines=0, perturbations_per_eval=min(batch, len(features)))
+    result: Tensor = FeatureAblation(forward).attribute(present, baselines=0, perturbations_per_eval=min(batch, len(features)))
     return result.reshape(target.reply_length, len(features)).float().cpu()

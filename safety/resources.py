@@ -1,4 +1,5 @@
-"""Where the files of `data/` are: beside the packages in a source tree, in `pellucid_data/` once installed from a wheel."""
+"""Where the files of `data/` are: beside the packages in a source tree, in `pellucid_data/` once installed from a
+wheel."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def data_path(*parts: str) -> Path:
-    """The path of a shipped data file. Raises FileNotFoundError, naming the file, when the installation is incomplete."""
+    """The path of a shipped data file. Raises FileNotFoundError, naming the file, when the installation is
+    incomplete."""
     for folder in ("pellucid_data", "data"):
         path = _ROOT.joinpath(folder, *parts)
         if path.exists():

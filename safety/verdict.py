@@ -49,7 +49,8 @@ class Verdict:
     """One sentence in the user's language; empty when nothing was found."""
     policy: str = ""
     """Name and content hash of the policy, as `balanced@1a2b3c4d`."""
-    milliseconds: float = 0.0
+    milliseconds: float = field(default=0.0, compare=False)
+    """What the decision took; no part of it, so equal decisions are equal however long they took."""
     redacted: str | None = None
     """The text to pass on instead, when the action is `redact`."""
 
@@ -65,7 +66,8 @@ class Verdict:
             "score": round(self.score, 6),
             "categories": {name: round(score, 6) for name, score in self.categories.items()},
             "findings": [
-                {"category": f.category, "rule": f.rule, "start": f.start, "end": f.end, "score": round(f.score, 6)} for f in self.findings
+                {"category": f.category, "rule": f.rule, "start": f.start, "end": f.end, "score": round(f.score, 6)}
+                for f in self.findings
             ],
             "reason": self.reason,
             "policy": self.policy,
@@ -83,7 +85,8 @@ class Verdict:
             score=float(data["score"]),
             categories=MappingProxyType({str(k): float(v) for k, v in data["categories"].items()}),
             findings=tuple(
-                Finding(str(f["category"]), str(f["rule"]), int(f["start"]), int(f["end"]), float(f["score"])) for f in data["findings"]
+                Finding(str(f["category"]), str(f["rule"]), int(f["start"]), int(f["end"]), float(f["score"]))
+                for f in data["findings"]
             ),
             reason=str(data["reason"]),
             policy=str(data["policy"]),

@@ -27,9 +27,7 @@ def collect(log: str, database: Path | None, files: Iterable[Path], report: Repo
         report.add(Problem("checkpoint", f"the checkpoints kept outside cannot be read: {error}", tampered=False))
         others = []
     for other in others:
-        message = (
-            f"another log stood in this file: see {outside_file(other)}; delete that if you removed the log yourself"
-        )
+        message = f"another log stood in this file: see {outside_file(other)}; delete that if you removed the log yourself"
         report.add(Problem("checkpoint", message, tampered=False))
     for path in files:
         for point in read_checkpoints(path):

@@ -35,9 +35,7 @@ def turn_dict(ledger: Ledger, turn: Turn, *, tokens: bool = False) -> dict[str, 
         "attributions": [f"{a.method} of {a.target}" for a in ledger.attributions(turn.id)],
         "records": [
             {"seq": seq, "kind": kind, "leaf": leaf.hex()}
-            for seq, kind, leaf in ledger.query(
-                "SELECT seq, kind, leaf FROM ledger WHERE turn = ? ORDER BY seq", (turn.id,)
-            )
+            for seq, kind, leaf in ledger.query("SELECT seq, kind, leaf FROM ledger WHERE turn = ? ORDER BY seq", (turn.id,))
         ],
     }
     if tokens:

@@ -63,9 +63,7 @@ def make_receipt(ledger: Ledger, turn_id: str, *, contents: bool = False) -> dic
         if contents:
             entry["content"] = {
                 part: {"codec": codec, "salt": salt.hex(), "body": base64.b64encode(body).decode()}
-                for part, codec, salt, body in ledger.query(
-                    "SELECT part, codec, salt, body FROM content WHERE seq = ?", (seq,)
-                )
+                for part, codec, salt, body in ledger.query("SELECT part, codec, salt, body FROM content WHERE seq = ?", (seq,))
             }
         entries.append(entry)
     return {"format": FORMAT, "turn": turn, "records": entries, "checkpoint": point.to_dict()}

@@ -83,9 +83,7 @@ def _needles(connection: sqlite3.Connection, targets: Sequence[Target]) -> list[
         return []
     needles: dict[bytes, None] = {}
     for seq, part in targets:
-        salt, body = connection.execute(
-            "SELECT salt, body FROM content WHERE seq = ? AND part = ?", (seq, part)
-        ).fetchone()
+        salt, body = connection.execute("SELECT salt, body FROM content WHERE seq = ? AND part = ?", (seq, part)).fetchone()
         for piece in (salt, body[:48], body[len(body) // 2 :][:48], body[-48:]):
             if len(piece) >= 16:
                 needles[bytes(piece)] = None
@@ -134,9 +132,7 @@ def _leave_no_trace(ledger: Ledger, needles: list[bytes]) -> bool:
                 f"be written anew ({error}): free some space and run `pellucid audit doctor --repair`"
             ) from error
         if left := _left(connection, ledger.path, needles):
-            raise LedgerError(
-                f"{len(left)} erased pieces are still in {ledger.path}: copy it with `pellucid audit backup`"
-            )
+            raise LedgerError(f"{len(left)} erased pieces are still in {ledger.path}: copy it with `pellucid audit backup`")
     return True
 
 

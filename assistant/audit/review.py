@@ -70,10 +70,7 @@ def queue(ledger: Ledger, source: Source, limit: int, seed: int = 0) -> list[Tur
         everything = _seqs(ledger, f"SELECT seq FROM ledger WHERE {_CLOSED} AND {_UNREVIEWED} ORDER BY seq LIMIT ?", -1)
         seqs = random.Random(seed).sample(everything, min(limit, len(everything)))
     with ledger.exclusive() as connection:
-        return [
-            row_of(connection, seq, ledger.query("SELECT record FROM ledger WHERE seq = ?", (seq,))[0][0])
-            for seq in seqs
-        ]
+        return [row_of(connection, seq, ledger.query("SELECT record FROM ledger WHERE seq = ?", (seq,))[0][0]) for seq in seqs]
 
 
 def add_review(

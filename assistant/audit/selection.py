@@ -55,9 +55,7 @@ def by_pattern(ledger: Ledger, pattern: str) -> list[str]:
 
 def by_rule(ledger: Ledger, rule: str) -> list[str]:
     """All turns in which a safety rule found something."""
-    return _by_content(
-        ledger, (PROMPT_DETAIL, REPLY_DETAIL), lambda value: any(f[1] == rule for f in value.get("findings", ()))
-    )
+    return _by_content(ledger, (PROMPT_DETAIL, REPLY_DETAIL), lambda value: any(f[1] == rule for f in value.get("findings", ())))
 
 
 def by_age(ledger: Ledger, before: int, keep: Sequence[str]) -> list[str]:

@@ -62,9 +62,7 @@ def is_signed_by(checkpoint: Checkpoint, key: Path) -> bool:
     """Whether one of the signatures is that of the public key (or of one of the allowed signers) in the file `key`."""
     keys = read_public_keys(key)
     return any(
-        _check_ssh(checkpoint, signature, keys)
-        if signature.method == "ssh"
-        else _check_native(checkpoint, signature, keys)
+        _check_ssh(checkpoint, signature, keys) if signature.method == "ssh" else _check_native(checkpoint, signature, keys)
         for signature in checkpoint.signatures
     )
 
@@ -143,9 +141,7 @@ def _cryptography() -> Any:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise SigningError(
-            "native signatures need the extra: pip install 'pellucid[sign]'; or use --method ssh"
-        ) from error
+        raise SigningError("native signatures need the extra: pip install 'pellucid[sign]'; or use --method ssh") from error
     return ed25519, serialization
 
 

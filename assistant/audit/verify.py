@@ -17,6 +17,7 @@ from typing import Any
 from assistant.audit import schema
 from assistant.audit.outside import check_signatures, collect, kept_inside
 from assistant.audit.report import Problem, Report
+from assistant.store.checkpoint import Checkpoint
 from assistant.store.commitment import commit
 from assistant.store.ledger import Ledger
 from assistant.store.merkle import GENESIS, Frontier, leaf_hash, link_hash
@@ -48,30 +49,24 @@ def verify(
     With the public `key`, every signed checkpoint must bear its signature, and there must be one.
     Compared with the checkpoints kept outside the log (unless `outside` is False) and those in the files `checkpoints`.
     """
-    report = Report()
+    report = Report(log=log_name(ledger))
+    inside = kept_inside(ledger, report)
+    known = [(point, "the checkpoint kept in the log") for point in inside]
+    known += collect(report.log, ledger.path if outside else None, checkpoints, report, kept=outside)
+    report.checkpoints = len(known)
+    if key is not None:
+        check_signatures([point for point, _ in known], key, report)
     with ledger.exclusive() as connection:
+        # after the checkpoints were read: somebody may be writing, and a checkpoint never covers what is not there yet
         report.size = connection.execute("SELECT coalesce(max(seq), 0) FROM ledger").fetchone()[0]
         schema.check(connection, report)
-        known = {
-            size: (root, "the checkpoint kept in the log") for size, root in
-            connection.execute("SELECT size, root FROM checkpoint").fetchall()
-        }  # fmt: skip
         edges = dict(connection.execute("SELECT size, hashes FROM frontier").fetchall())
-    report.checkpoints = len(known)
-    expected: dict[int, list[tuple[bytes, str]]] = {size: [entry] for size, entry in known.items()}
-    report.log = log_name(ledger)
-    signed = kept_inside(ledger, report)
-    for point, name in collect(report.log, ledger.path if outside else None, checkpoints, report, kept=outside):
-        expected.setdefault(point.size, []).append((point.root, name))
-        report.checkpoints += 1
-        signed.append(point)
-    if key is not None:
-        check_signatures(signed, key, report)
-    for size in sorted(size for size in expected if size > report.size):
-        name = expected[size][0][1]
-        report.add(
-            Problem("checkpoint", f"{name} covers {size} records, but the log has only {report.size}: it was cut")
-        )
+    expected: dict[int, list[tuple[bytes, str]]] = {}
+    for point, name in known:
+        if point.size <= report.size:
+            expected.setdefault(point.size, []).append((point.root, name))
+        else:
+            report.add(_too_short(point, name, ledger.path, report.size))
 
     walk = _Walk(report, expected, edges, contents)
     page = _CONTENT_PAGE if contents else _PAGE
@@ -88,12 +83,18 @@ def verify(
     return report
 
 
+def _too_short(point: Checkpoint, name: str, database: Path | None, size: int) -> Problem:
+    """A checkpoint covers more than there is: the log was cut, unless this is an older copy in another place."""
+    copied = point.database not in ("", str(database.absolute()) if database else "")
+    cause = "this is an older copy" if copied else "it was cut"
+    message = f"{name} covers {point.size} records, but the log has only {size}: {cause}"
+    return Problem("checkpoint", message, tampered=not copied)
+
+
 class _Walk:
     """The state of the walk from the first record to the last."""
 
-    def __init__(
-        self, report: Report, roots: dict[int, list[tuple[bytes, str]]], edges: dict[int, bytes], contents: bool
-    ) -> None:
+    def __init__(self, report: Report, roots: dict[int, list[tuple[bytes, str]]], edges: dict[int, bytes], contents: bool) -> None:
         self.report = report
         self.tree = Frontier()
         self.seq = 0
@@ -132,9 +133,7 @@ class _Walk:
         if expected <= last:
             self._missing(expected, last)
         for seq, parts in texts.items():
-            self.report.add(
-                Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq)
-            )
+            self.report.add(Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq))
         self.seq = last
 
     def finish(self, connection: sqlite3.Connection) -> None:
@@ -144,16 +143,12 @@ class _Walk:
         self.report.erased = len(self._erased)
         for (seq, part), redaction in self._erased.items():
             if self._redacted.get((seq, part)) != redaction:
-                self.report.add(
-                    Problem("erasure", f"the {part} was deleted, but record {redaction} does not say so", seq)
-                )
+                self.report.add(Problem("erasure", f"the {part} was deleted, but record {redaction} does not say so", seq))
         for (seq, part), redaction in self._redacted.items():
             if (seq, part) not in self._erased and seq <= self.report.size:
                 row = connection.execute("SELECT 1 FROM erased WHERE seq = ? AND part = ?", (seq, part)).fetchone()
                 if row is None:
-                    self.report.add(
-                        Problem("erasure", f"record {redaction} erased the {part}, but it is still kept", seq)
-                    )
+                    self.report.add(Problem("erasure", f"record {redaction} erased the {part}, but it is still kept", seq))
         if connection.execute("SELECT max(seq) FROM ledger").fetchone()[0] != self.report.size:
             return  # somebody is writing: the projections are already ahead
         for name in self._tally.differences(connection):
@@ -162,9 +157,7 @@ class _Walk:
         indexed = connection.execute("SELECT count(*) FROM fts_docsize").fetchone()[0]
         wiped = self.wiped(connection)
         if indexed != closed - wiped:
-            self.report.add(
-                Problem("projection", f"the search index holds {indexed} turns of {closed - wiped}", tampered=False)
-            )
+            self.report.add(Problem("projection", f"the search index holds {indexed} turns of {closed - wiped}", tampered=False))
 
     def wiped(self, connection: sqlite3.Connection) -> int:
         """How many closed turns have neither prompt nor reply any more, so that nothing of them is indexed."""
@@ -182,9 +175,7 @@ class _Walk:
     def _compare_roots(self, seq: int) -> None:
         for root, name in self._roots.get(seq, ()):
             if self.tree.root() != root:
-                self.report.add(
-                    Problem("checkpoint", f"the first {seq} records are not those that {name} vouches for", seq)
-                )
+                self.report.add(Problem("checkpoint", f"the first {seq} records are not those that {name} vouches for", seq))
         edge = self._edges.get(seq)
         if edge is not None and edge != b"".join(self.tree.hashes):
             self.report.add(Problem("tree", f"the kept tree of the first {seq} records is not theirs", seq))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from assistant.cli import audit_erase, audit_out, audit_proof, audit_read, audit_review
+from assistant.cli import audit_erase, audit_keep, audit_out, audit_proof, audit_read, audit_review
 from assistant.cli.audit_common import AuditGroup
 
 
@@ -16,7 +16,6 @@ def audit() -> None:
     """Look into the log, check it, search it, export it."""
 
 
-for _command in (
-    *audit_read.COMMANDS, *audit_proof.COMMANDS, *audit_erase.COMMANDS, *audit_review.COMMANDS, *audit_out.COMMANDS,
-):  # fmt: skip
+_MODULES = (audit_read, audit_proof, audit_erase, audit_review, audit_out, audit_keep)
+for _command in (command for module in _MODULES for command in module.COMMANDS):
     audit.add_command(_command)

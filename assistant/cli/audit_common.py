@@ -5,24 +5,26 @@ stdout is data, stderr is narration. Exit codes: 0 ok, 1 findings, 2 usage, 3 un
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from assistant.audit.plain import json_text, plain, when
 from assistant.errors import PellucidError
+
+if TYPE_CHECKING:
+    from assistant.store.ledger import Ledger
+
+__all__ = ["json_text", "plain", "when"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029"
-    "\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
-)
+_LOG_ACCESS = "pellucid.log_access"
 _AGO = re.compile(r"(\d+)\s*(min|h|d|w)")
 _UNIT = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -45,10 +47,16 @@ class _Shown(click.ClickException):
 
 def database_options(command: F) -> F:
     """`--db` and `--json`, which every audit command has."""
-    database = click.option(
-        "--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given."
-    )
-    return database(json_option(command))
+    database = click.option("--db", type=click.Path(path_type=Path, dir_okay=False), help="The log; the user's own when it is not given.")
+    log_access = click.option(
+        "--log-access", is_flag=True, expose_value=False, callback=_remember_access,
+        help="Note in the log itself that it was looked at, by whom and how.",
+    )  # fmt: skip
+    return database(json_option(log_access(command)))
+
+
+def _remember_access(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    ctx.meta[_LOG_ACCESS] = wanted
 
 
 def json_option(command: F) -> F:
@@ -92,49 +100,31 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
                 moment = datetime.fromisoformat(str(value).strip())
             return int(moment.timestamp() * 1_000_000)
         except (ValueError, OverflowError, OSError):
-            self.fail(
-                f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx
-            )
+            self.fail(f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx)
 
 
 TIME = _Time()
 
 
-def open_ledger(db: Path | None, *, write: bool = False) -> Any:
-    """The log to be audited, for reading only unless `write`."""
+def open_ledger(db: Path | None, *, write: bool = False) -> Ledger:
+    """The log to be audited, for reading only unless `write`. With `--log-access` the access is logged first."""
     from assistant import settings
     from assistant.store.ledger import Ledger
 
-    return Ledger.open(db or settings.load().database_path, read_only=not write)
+    path = db or settings.load().database_path
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(_LOG_ACCESS):
+        with Ledger.open(path, read_only=True):
+            pass  # a log that is not there is not made by looking at it
+        with Ledger.open(path) as ledger:
+            command = context.command_path.split(" ", 1)[-1]
+            ledger.record_event("access", {"command": command, "reader": ledger.pseudonym()})
+    return Ledger.open(path, read_only=not write)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, safe for a terminal."""
     click.echo(json_text(value, indent=2))
-
-
-def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON in which every control character is escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return _CONTROL.sub(lambda m: "".join(f"\\u{unit:04x}" for unit in _utf16(m.group())), text)
-
-
-def plain(text: str) -> str:
-    """`text` without anything that a terminal would obey: control characters become visible signs."""
-
-    def sign(match: re.Match[str]) -> str:
-        code = ord(match.group())
-        return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
-
-    return _CONTROL.sub(sign, text)
-
-
-def when(us: int) -> str:
-    """A time as the reader's clock showed it."""
-    try:
-        return datetime.fromtimestamp(us / 1_000_000).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return "?"
 
 
 def say(text: str) -> None:
@@ -159,8 +149,3 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
         click.echo(f"\r{label} {100 * done // max(total, 1):3d}%", err=True, nl=done >= total)
 
     return show
-
-
-def _utf16(character: str) -> list[int]:
-    raw = character.encode("utf-16-be")
-    return [int.from_bytes(raw[i : i + 2], "big") for i in range(0, len(raw), 2)]

@@ -79,9 +79,7 @@ def _erase(ledger: Any, chosen: Any, reason: str, dry_run: bool, yes: bool, as_j
     result = {"turns": chosen.turns, "parts": len(chosen.targets), "erased": False}
     if chosen.targets and not dry_run:
         if not yes:
-            click.confirm(
-                f"Erase {len(chosen.turns)} turns ({len(chosen.targets)} parts) for good?", abort=True, err=True
-            )
+            click.confirm(f"Erase {len(chosen.turns)} turns ({len(chosen.targets)} parts) for good?", abort=True, err=True)
         erasure = run(ledger, chosen, reason)
         result |= {"erased": True, "records": erasure.records, "rewritten": erasure.rewritten}
     if as_json:

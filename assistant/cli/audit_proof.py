@@ -26,9 +26,7 @@ _KEY = click.option("--key", type=click.Path(path_type=Path), help="The signer's
 
 @click.command()
 @click.option("--content/--no-content", default=True, help="Also compare every text with its commitment.")
-@click.option(
-    "--checkpoint", "checkpoints", multiple=True, type=click.Path(path_type=Path), help="A checkpoint kept elsewhere."
-)
+@click.option("--checkpoint", "checkpoints", multiple=True, type=click.Path(path_type=Path), help="A checkpoint kept elsewhere.")
 @click.option("--outside/--no-outside", default=True, help="Compare with the checkpoints in the state folder.")
 @_KEY
 @database_options
@@ -162,14 +160,9 @@ def check_receipt(ctx: click.Context, file: Path, as_json: bool, checkpoint: Pat
         for name, text in result.texts.items():
             click.echo(plain(f"{name}: {text}"))
         point = result.checkpoint
-        click.echo(
-            f"{'not proven' if problems else 'proven'}: {plain(result.turn)} in log {plain(point.log)} of {point.size}"
-        )
+        click.echo(f"{'not proven' if problems else 'proven'}: {plain(result.turn)} in log {plain(point.log)} of {point.size}")
     if not problems and not trusted:
-        say(
-            "the proof holds for its own checkpoint: compare that with one you kept (--checkpoint) "
-            "or with its signer (--key)"
-        )
+        say("the proof holds for its own checkpoint: compare that with one you kept (--checkpoint) or with its signer (--key)")
     ctx.exit(4 if problems else 0)
 
 

@@ -63,9 +63,7 @@ def show(db: Path | None, as_json: bool, turn: str, tokens: bool) -> None:
             click.echo("tokens:")
             for token in item:
                 others = "  ".join(f"{c['text']!r} {c['logprob']:.3f}" for c in token["candidates"])
-                click.echo(
-                    plain(f"  {token['index']:>4} {token['id']:>7} {token['logprob']:9.4f} {token['text']!r}  {others}")
-                )
+                click.echo(plain(f"  {token['index']:>4} {token['id']:>7} {token['logprob']:9.4f} {token['text']!r}  {others}"))
         elif isinstance(item, str) and (len(item) > 60 or "\n" in item):
             click.echo(f"{name}:\n" + "\n".join("  " + plain(line) for line in item.split("\n")))
         else:

@@ -53,26 +53,18 @@ def next_turns(db: Path | None, as_json: bool, source: Any, limit: int, seed: in
 
 @review.command("add")
 @click.argument("turn")
-@click.option(
-    "--label", type=click.Choice(["safe", "unsafe", "unsure"]), required=True, help="Your judgement of the text."
-)
-@click.option(
-    "--side", type=click.Choice(["prompt", "reply"]), help="Which text; the one judged more severely if not given."
-)
+@click.option("--label", type=click.Choice(["safe", "unsafe", "unsure"]), required=True, help="Your judgement of the text.")
+@click.option("--side", type=click.Choice(["prompt", "reply"]), help="Which text; the one judged more severely if not given.")
 @click.option("--category", default="", help="The true category, where it is unsafe.")
 @click.option("--note", default="", help="Why.")
 @click.option("--reviewer", default="", help="Who; your login name if not given.")
 @database_options
-def add(
-    db: Path | None, as_json: bool, turn: str, label: Any, side: Any, category: str, note: str, reviewer: str
-) -> None:
+def add(db: Path | None, as_json: bool, turn: str, label: Any, side: Any, category: str, note: str, reviewer: str) -> None:
     """Judge one text of a turn. TURN is an id or the beginning of one."""
     from assistant.audit.review import add_review
 
     with open_ledger(db, write=True) as ledger:
-        seq = add_review(
-            ledger, turn, label, side=side, category=category, note=note, reviewer=reviewer or getpass.getuser()
-        )
+        seq = add_review(ledger, turn, label, side=side, category=category, note=note, reviewer=reviewer or getpass.getuser())
     print_json({"seq": seq}) if as_json else say(f"logged as record {seq}")
 
 
@@ -89,11 +81,7 @@ def list_reviews(db: Path | None, as_json: bool) -> None:
         return
     for r in found:
         agrees = {"unsure": "?", "safe": "✗" if r.was_flagged else "✓"}.get(r.label, "✓" if r.was_flagged else "✗")
-        click.echo(
-            plain(
-                f"{when(r.ts)} {r.turn} {r.side:<6} {r.verdict:<7} {agrees} {r.label:<6} {r.category} {r.note}"
-            ).rstrip()
-        )
+        click.echo(plain(f"{when(r.ts)} {r.turn} {r.side:<6} {r.verdict:<7} {agrees} {r.label:<6} {r.category} {r.note}").rstrip())
 
 
 @review.command("export")

@@ -39,7 +39,7 @@ def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None,
         verdict = guard.filter_prompt(content) if kind == "prompt" else guard.moderate(content, prompt=prompt)
         out = verdict.to_dict()
         if with_tokens:
-            out["tokens"] = guard.explain(content, kind)
+            out["tokens"] = guard.explain(content, "prompt" if kind == "prompt" else "response")
         return out
 
     if jsonl is not None:

@@ -167,12 +167,25 @@ class Engine:
         eos = self.tokenizer.eos
         if any(piece.role is None for piece in prompt.pieces[len(self._begin) :]):  # a chat: its control tokens end it too
             eos = eos | {self.tokenizer.ids[t] for t in self.chat_format.control}
+        return self.generate_ids(prompt.ids, sampling, eos=eos, cancel=cancel)
+
+    def generate_ids(
+        self, ids: Sequence[int], sampling: Sampling, *, eos: frozenset[int], cancel: threading.Event | None = None
+    ) -> Generation:
+        """`generate` for plain ids; the reply ends at any of `eos`."""
         load_seconds, self._fresh = (self.load_seconds if self._fresh else 0.0), False
         return Generation(
-            prompt.ids, sampling, prefill=self.prefill, decode=self._decoder, tokenizer=self.tokenizer,
-            eos=eos, room=self.context_length - len(prompt.ids), meter=Meter(self._watts),
-            load_seconds=load_seconds, cancel=cancel,
-        )  # fmt: skip
+            ids,
+            sampling,
+            prefill=self.prefill,
+            decode=self._decoder,
+            tokenizer=self.tokenizer,
+            eos=eos,
+            room=self.context_length - len(ids),
+            meter=Meter(self._watts),
+            load_seconds=load_seconds,
+            cancel=cancel,
+        )
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> tuple[Tensor, int]:

@@ -59,9 +59,7 @@ class Appender:
         text = canonical.encode(record)
         leaf = leaf_hash(text.encode())
         link = link_hash(last.link, leaf)
-        self._connection.execute(
-            "INSERT INTO ledger (seq, record, leaf, link) VALUES (?, ?, ?, ?)", (seq, text, leaf, link)
-        )
+        self._connection.execute("INSERT INTO ledger (seq, record, leaf, link) VALUES (?, ?, ?, ?)", (seq, text, leaf, link))
         if rows:
             self._connection.executemany("INSERT INTO content VALUES (?, ?, ?, ?, ?)", rows)
         self._head = tree.Head(seq, link)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Checkpoint:
     ts: int = 0
     """When it was made, in microseconds since 1970."""
     signatures: tuple[Signature, ...] = ()
+    database: str = field(default="", compare=False)
+    """The file that held the log then, as far as that is known."""
 
     @property
     def note(self) -> str:
@@ -63,10 +65,10 @@ class Checkpoint:
     def from_dict(cls, data: Any) -> Checkpoint:
         """The inverse of `to_dict`. Raises ValueError on anything else."""
         try:
-            signatures = tuple(
-                Signature(str(s["method"]), str(s["signer"]), str(s["text"])) for s in data.get("signatures", ())
-            )
-            return replace(parse_note(str(data["note"])), ts=int(data.get("ts", 0)), signatures=signatures)
+            signatures = tuple(Signature(str(s["method"]), str(s["signer"]), str(s["text"])) for s in data.get("signatures", ()))
+            point = parse_note(str(data["note"]))
+            database = str(data.get("database", ""))
+            return replace(point, ts=int(data.get("ts", 0)), signatures=signatures, database=database)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no checkpoint ({error!r})") from error
 

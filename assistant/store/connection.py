@@ -22,6 +22,8 @@ from sqlite_utils.utils import sqlite3 as driver  # type: ignore[attr-defined]  
 from assistant.errors import LedgerError
 from assistant.store.migrations import APPLICATION_ID, newest_version
 
+__all__ = ["as_database", "connect", "driver", "explain", "inspect_header", "translated"]
+
 BUSY_SECONDS = 15.0
 _MAGIC = b"SQLite format 3\x00"
 _OLDEST_SQLITE = (3, 38)  # the operator ->>
@@ -101,9 +103,7 @@ def inspect_header(path: Path) -> None:
     if not header.startswith(_MAGIC):
         if not header or (hot and not header.strip(b"\x00")):
             return  # empty, or the very first write was cut off: SQLite rolls it back
-        raise LedgerError(
-            f"{path} is not a Pellucid log (or is encrypted): it was left as it is; name another with --db"
-        )
+        raise LedgerError(f"{path} is not a Pellucid log (or is encrypted): it was left as it is; name another with --db")
     version, application = _number(header, 60), _number(header, 68)
     if application != APPLICATION_ID:
         raise LedgerError(f"{path} is a database of another program: it was left as it is; name another log with --db")

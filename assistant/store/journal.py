@@ -36,9 +36,7 @@ class Progress:
         return time.monotonic() - self.written_at >= SECONDS
 
 
-def write(
-    connection: sqlite3.Connection, turn: str, progress: Progress, text: str, tokens: Sequence[ReplyToken]
-) -> None:
+def write(connection: sqlite3.Connection, turn: str, progress: Progress, text: str, tokens: Sequence[ReplyToken]) -> None:
     """Add what is new since the last time. One statement, one transaction of its own."""
     progress.written_at = time.monotonic()
     text = clean_intake(text)
@@ -47,9 +45,7 @@ def write(
         progress.text, progress.tokens = "", 0
     new = tokens[progress.tokens :]
     body = zlib.compress(json.dumps(pack_tokens(new), separators=(",", ":")).encode(), 1)
-    connection.execute(
-        "INSERT INTO journal VALUES (?, ?, ?, ?)", (turn, progress.step, text[len(progress.text) :], body)
-    )
+    connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (turn, progress.step, text[len(progress.text) :], body))
     progress.step, progress.text, progress.tokens = progress.step + 1, text, len(tokens)
 
 
@@ -57,9 +53,7 @@ def read(connection: sqlite3.Connection, turn: str) -> tuple[str, tuple[ReplyTok
     """What was written of a reply: text, tokens, and whether all tokens could be read."""
     text, tokens = "", ()  # type: tuple[str, tuple[ReplyToken, ...]]
     readable = True
-    for piece, body in connection.execute(
-        "SELECT text, tokens FROM journal WHERE turn = ? ORDER BY step", (turn,)
-    ).fetchall():
+    for piece, body in connection.execute("SELECT text, tokens FROM journal WHERE turn = ? ORDER BY step", (turn,)).fetchall():
         text += piece
         try:
             tokens += unpack_tokens(decode("zjson", body), len(tokens))

@@ -29,7 +29,7 @@ from assistant.store.checkpoint import Checkpoint, keep_outside
 from assistant.store.connection import BUSY_SECONDS, as_database, connect, translated
 from assistant.store.content import PROMPT, as_part, decode, json_part, text_part
 from assistant.store.listing import Filter, Filters, TurnRow
-from assistant.store.process import Presence
+from assistant.store.process import Presence, tidy
 from assistant.store.reading import Conversation
 from assistant.store.search import Hit, Side
 from assistant.turn import ReplyToken, Turn
@@ -49,9 +49,7 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """An open ledger. `with Ledger.open(path) as ledger:` closes it again."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool, timeout: float, clock: Clock
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool, timeout: float, clock: Clock) -> None:
         self.path = path
         self.read_only = read_only
         self._connection = connection
@@ -65,9 +63,7 @@ class Ledger:
         self._closed = False
 
     @classmethod
-    def open(
-        cls, path: Path | str, *, read_only: bool = False, timeout: float = BUSY_SECONDS, clock: Clock = time.time_ns
-    ) -> Ledger:
+    def open(cls, path: Path | str, *, read_only: bool = False, timeout: float = BUSY_SECONDS, clock: Clock = time.time_ns) -> Ledger:
         """The ledger at `path`, made when there is none; `:memory:` keeps nothing. Raises LedgerError, touching
         nothing.
 
@@ -111,9 +107,7 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -146,9 +140,7 @@ class Ledger:
             return
         try:
             with self._writing():
-                self._connection.execute(
-                    f"PRAGMA busy_timeout = {_JOURNAL_WAIT_MS}"
-                )  # a reply never waits for another program
+                self._connection.execute(f"PRAGMA busy_timeout = {_JOURNAL_WAIT_MS}")  # a reply never waits for another program
                 try:
                     journal.write(self._connection, turn_id, progress, text, tokens)
                 finally:
@@ -160,9 +152,7 @@ class Ledger:
         """Write what became of an open turn. When that fails the turn stays in memory and is tried again with the next
         turn and at the end; LedgerError says so."""
         with self._writing():
-            if not self._connection.execute(
-                "SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)
-            ).fetchone():
+            if not self._connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)).fetchone():
                 raise LedgerError(f"the turn {turn.id} was never opened in this log: open it first")
         self._unwritten[turn.id] = turn
         try:
@@ -170,9 +160,7 @@ class Ledger:
                 self._write_unwritten()
                 self._pin_from_time_to_time(at_least=_PIN_EVERY)
         except LedgerError as error:
-            raise LedgerError(
-                f"{error}; the reply is kept in memory and will be logged as soon as that works"
-            ) from error
+            raise LedgerError(f"{error}; the reply is kept in memory and will be logged as soon as that works") from error
 
     def rename(self, conversation: str, title: str) -> None:
         """Give a conversation a title."""
@@ -202,9 +190,7 @@ class Ledger:
         `fields` stay for ever and can be searched; what may have to be erased goes into `content`.
         """
         if not _KIND.fullmatch(kind) or kind in _RESERVED:
-            raise UsageError(
-                f"{kind!r} cannot be the kind of an event: use lower-case letters, and none of {', '.join(_RESERVED)}"
-            )
+            raise UsageError(f"{kind!r} cannot be the kind of an event: use lower-case letters, and none of {', '.join(_RESERVED)}")
         if bad := [name for name in content if not _PART.fullmatch(name)]:
             raise UsageError(f"{bad[0]!r} cannot be the name of a content: use lower-case letters, digits and _")
         if bad := [name for name in ("v", "seq", "ts", "kind", "content") if name in fields]:
@@ -232,7 +218,9 @@ class Ledger:
         with self._writing():
             own = self._presence.process.id if self._presence else ""
             turns = recovery.abandoned(self._connection, self.path, own)
-            return [turn for turn in turns if recovery.close_interrupted(self._appender, turn)]
+            closed = [turn for turn in turns if recovery.close_interrupted(self._appender, turn)]
+            tidy(self.path)
+            return closed
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -265,20 +253,14 @@ class Ledger:
     def latest_turn(self, conversation: str | None = None) -> Turn | None:
         """The turn begun last, of one conversation or of all; None when there is none."""
         with self._reading() as connection:
-            where, values = (
-                ("conv = ? AND kind = 'intent'", (conversation,)) if conversation else ("kind = 'intent'", ())
-            )
-            row = connection.execute(
-                f"SELECT turn FROM ledger WHERE {where} ORDER BY seq DESC LIMIT 1", values
-            ).fetchone()
+            where, values = ("conv = ? AND kind = 'intent'", (conversation,)) if conversation else ("kind = 'intent'", ())
+            row = connection.execute(f"SELECT turn FROM ledger WHERE {where} ORDER BY seq DESC LIMIT 1", values).fetchone()
             return reading.read_turn(connection, row[0]) if row else None
 
     def turns(self, conversation: str) -> list[Turn]:
         """Every turn of a conversation in every branch, oldest first; without tokens, which `turn` has."""
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT turn FROM ledger WHERE conv = ? AND kind = 'intent' ORDER BY seq", (conversation,)
-            ).fetchall()
+            rows = connection.execute("SELECT turn FROM ledger WHERE conv = ? AND kind = 'intent' ORDER BY seq", (conversation,)).fetchall()
             return [reading.read_turn(connection, turn, tokens=False) for (turn,) in rows]
 
     def conversations(self, limit: int = 50, before: str | None = None) -> list[Conversation]:
@@ -308,9 +290,7 @@ class Ledger:
         page above.
         """
         with self._reading() as connection:
-            return search.run(
-                connection, query, limit=limit, before=before, which=Filter(**filters), side=side, ranked=ranked
-            )
+            return search.run(connection, query, limit=limit, before=before, which=Filter(**filters), side=side, ranked=ranked)
 
     def list_turns(self, *, before: int | None = None, limit: int = 50, **filters: Unpack[Filters]) -> list[TurnRow]:
         """A page of turns, newest first; `before` is the last `seq` of the page above."""
@@ -370,9 +350,7 @@ class Ledger:
             version = migrations.migrate(as_database(connection))
             schema = migrations.describe(connection)
             id_ = migrations.schema_id(schema)
-            connection.execute(
-                "INSERT OR IGNORE INTO registry VALUES (?, 'schema', ?)", (id_, migrations.schema_text(schema))
-            )
+            connection.execute("INSERT OR IGNORE INTO registry VALUES (?, 'schema', ?)", (id_, migrations.schema_text(schema)))
             fields: dict[str, Any] = {"schema": id_, "version": version, "from": before}
             if before == 0:
                 key = as_part("user_key", uuid.uuid4().bytes + uuid.uuid4().bytes)
@@ -402,9 +380,7 @@ class Ledger:
         assert self._presence is not None
         process = self._presence.process
         if not self._announced:
-            connection.execute(
-                "INSERT OR IGNORE INTO process VALUES (?, ?, ?)", (process.id, process.pid, process.started)
-            )
+            connection.execute("INSERT OR IGNORE INTO process VALUES (?, ?, ?)", (process.id, process.pid, process.started))
         return process.id
 
     def _pin(self, connection: sqlite3.Connection) -> Checkpoint:
@@ -431,9 +407,7 @@ class Ledger:
     def _write_unwritten(self) -> None:
         for turn in list(self._unwritten.values()):
             with self._appender.transaction() as connection:
-                done = connection.execute(
-                    "SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)
-                ).fetchone()
+                done = connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)).fetchone()
                 if done is None:
                     kind = "interrupted" if turn.finish == "interrupted" else "output"
                     fields, parts = records.outcome(turn)

@@ -123,9 +123,7 @@ def row_of(connection: sqlite3.Connection, seq: int, text: str) -> TurnRow:
             "SELECT seq, record ->> '$.created' FROM ledger WHERE turn = ? AND kind = 'intent'", (record["turn"],)
         ).fetchone()
         opened, created = found or (0, record["ts"])
-    reviewed = connection.execute(
-        "SELECT 1 FROM ledger WHERE turn = ? AND kind = 'review'", (record["turn"],)
-    ).fetchone()
+    reviewed = connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'review'", (record["turn"],)).fetchone()
     erased = connection.execute("SELECT 1 FROM erased WHERE seq IN (?, ?)", (opened, seq)).fetchone()
     usage = record.get("usage", {})
     asked = record.get("filter", {})

@@ -44,7 +44,11 @@ class Presence:
         self._path = None if database is None else sign_path(database, self.process.id)
         if self._path is not None:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            _try_lock(self._file)
+            if _try_lock(self._file) is False or not self._path.exists():
+                # whoever tidies up took it for a dead program's in the instant before it was locked
+                os.close(self._file)
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+                _try_lock(self._file)
 
     def leave(self) -> None:
         """Take the sign away."""
@@ -81,6 +85,12 @@ def is_alive(database: Path | None, process: Process) -> bool:
         return not locked
     finally:
         os.close(file)
+
+
+def tidy(database: Path | None) -> None:
+    """Remove the signs of programs that died without leaving a turn open."""
+    for path in database.parent.glob(f"{database.name}.live-*") if database is not None else ():
+        is_alive(database, Process(path.name.rpartition("-")[2], 0, ""))
 
 
 def start_of(pid: int) -> str:

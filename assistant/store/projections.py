@@ -65,15 +65,9 @@ class Tally:
 
     def differences(self, connection: sqlite3.Connection) -> list[str]:
         """The names of the projections that hold something else."""
-        stored: dict[str, list[int | None]] = {
-            id_: row for id_, *row in connection.execute("SELECT * FROM conversation").fetchall()
-        }
+        stored: dict[str, list[int | None]] = {id_: row for id_, *row in connection.execute("SELECT * FROM conversation").fetchall()}
         counted = {tuple(row[:6]): list(row[6:]) for row in connection.execute("SELECT * FROM counts").fetchall()}
-        return [
-            name
-            for name, a, b in (("conversation", stored, self.conversations), ("counts", counted, self.counts))
-            if a != b
-        ]
+        return [name for name, a, b in (("conversation", stored, self.conversations), ("counts", counted, self.counts)) if a != b]
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Replace the projections, inside the caller's transaction."""

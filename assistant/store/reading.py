@@ -77,9 +77,7 @@ def read_turn(connection: sqlite3.Connection, turn: str, *, tokens: bool = True)
         raise LedgerError(f"the turn {turn} cannot be read ({error!r}): run `pellucid audit verify`") from error
 
 
-def read_parts(
-    connection: sqlite3.Connection, record: Record, without: Sequence[str] = ()
-) -> tuple[dict[str, Any], list[str]]:
+def read_parts(connection: sqlite3.Connection, record: Record, without: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
     """The decoded parts of a record, and the names of those erased."""
     marks = ",".join("?" * len(without))
     rows = connection.execute(
@@ -101,9 +99,7 @@ def thread_ids(connection: sqlite3.Connection, turn: str) -> list[str]:
     ids: list[str] = []
     following: str | None = turn
     while following is not None and following not in ids:
-        row = connection.execute(
-            "SELECT parent FROM ledger WHERE turn = ? AND kind = 'intent'", (following,)
-        ).fetchone()
+        row = connection.execute("SELECT parent FROM ledger WHERE turn = ? AND kind = 'intent'", (following,)).fetchone()
         if row is None:
             raise LedgerError(f"there is no turn {following!r} in the log: see `pellucid audit list`")
         ids.append(following)
@@ -120,8 +116,7 @@ def read_conversations(connection: sqlite3.Connection, limit: int, before: str |
         (before, limit),
     ).fetchall()
     return [
-        Conversation(id_, _title(connection, first, title), turns, updated, flagged)
-        for id_, first, title, turns, updated, flagged in rows
+        Conversation(id_, _title(connection, first, title), turns, updated, flagged) for id_, first, title, turns, updated, flagged in rows
     ]
 
 

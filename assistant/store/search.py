@@ -95,8 +95,7 @@ def run(
         condition, more = which.where()
         # CROSS JOIN: SQLite must walk the matches in their order and look the records up, not the other way round
         sql = (
-            f"SELECT fts.rowid FROM fts CROSS JOIN ledger ON ledger.seq = fts.rowid WHERE {where} AND {condition} "
-            f"ORDER BY {order} LIMIT ?"
+            f"SELECT fts.rowid FROM fts CROSS JOIN ledger ON ledger.seq = fts.rowid WHERE {where} AND {condition} ORDER BY {order} LIMIT ?"
         )
         values += more
     rows = connection.execute(sql, (*values, limit)).fetchall()
@@ -117,9 +116,7 @@ def _hit(connection: sqlite3.Connection, seq: int, terms: list[Term], side: Side
             first = ("prompt" if name == "prompt" else "reply", text, sorted(spans))
     assert first is not None
     snippet, matches = _cut(first[1], first[2])
-    return Hit(
-        seq, record["turn"], record["conv"], record["ts"], first[0], snippet, matches, record["verdict"], record["lang"]
-    )
+    return Hit(seq, record["turn"], record["conv"], record["ts"], first[0], snippet, matches, record["verdict"], record["lang"])
 
 
 def indexed_texts(connection: sqlite3.Connection, seq: int, turn: str) -> tuple[str, str]:

@@ -30,9 +30,7 @@ def head(connection: sqlite3.Connection) -> Head:
 
 def frontier(connection: sqlite3.Connection, size: int) -> Frontier:
     """The tree's right edge over the first `size` records, from the nearest stored one."""
-    row = connection.execute(
-        "SELECT size, hashes FROM frontier WHERE size <= ? ORDER BY size DESC LIMIT 1", (size,)
-    ).fetchone()
+    row = connection.execute("SELECT size, hashes FROM frontier WHERE size <= ? ORDER BY size DESC LIMIT 1", (size,)).fetchone()
     try:
         tree = Frontier(row[0], [row[1][i : i + 32] for i in range(0, len(row[1]), 32)]) if row else Frontier()
     except ValueError as error:

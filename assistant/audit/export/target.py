@@ -24,9 +24,7 @@ def writing(path: Path) -> Iterator[IO[str]]:
     try:
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written ({error.strerror or error}): choose another place with -o"
-        ) from error
+        raise ExportError(f"{path} cannot be written ({error.strerror or error}): choose another place with -o") from error
     try:
         with os.fdopen(file, "w", encoding="utf-8", newline="\n") as stream:
             yield stream

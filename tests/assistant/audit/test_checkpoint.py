@@ -78,9 +78,7 @@ def test_a_long_session_is_pinned_from_time_to_time(ledger: Ledger, monkeypatch:
     assert verify(ledger).problems == []
 
 
-def test_an_unwritable_state_folder_harms_no_turn(
-    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_state_folder_harms_no_turn(ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "state").write_text("a file where a folder should be")
     log_turn(ledger)
@@ -133,9 +131,7 @@ def test_checkpoint_command(path: Path, key: Path, tmp_path: Path) -> None:
     result = run("checkpoint", "--db", path, "--sign", key, "-o", tmp_path / "note")
     assert result.exit_code == 0 and result.stdout == (tmp_path / "note").read_text()
     assert read_checkpoints(tmp_path / "note")[0].size == 3  # the one that closing made: nothing has happened since
-    assert (
-        run("verify", "--db", path, "--checkpoint", tmp_path / "note", "--key", key.with_suffix(".pub")).exit_code == 0
-    )
+    assert run("verify", "--db", path, "--checkpoint", tmp_path / "note", "--key", key.with_suffix(".pub")).exit_code == 0
     forged = Checkpoint(read_checkpoints(tmp_path / "note")[0].log, 2, bytes(32))
     (tmp_path / "forged").write_text(forged.note)
     assert run("verify", "--db", path, "--checkpoint", tmp_path / "forged").exit_code == 4

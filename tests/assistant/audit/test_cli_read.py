@@ -27,9 +27,7 @@ def run(*args: str) -> Result:
 def db(path: Path) -> str:
     with Ledger.open(path) as ledger:
         log_turn(ledger, id="T1", prompt="今天天气怎么样？", language="zh")
-        log_turn(
-            ledger, id="T2", prompt="bomb \x1b]52;c;evil\x07 \u202e\x9b", prompt_verdict=BLOCK, finish="blocked_prompt"
-        )
+        log_turn(ledger, id="T2", prompt="bomb \x1b]52;c;evil\x07 \u202e\x9b", prompt_verdict=BLOCK, finish="blocked_prompt")
     return str(path)
 
 
@@ -56,9 +54,7 @@ def test_pages(db: str) -> None:
 
 def test_filters(db: str) -> None:
     assert [row["turn"] for row in json.loads(run("list", "--db", db, "--json", "--lang", "zh").stdout)] == ["T1"]
-    assert [row["turn"] for row in json.loads(run("list", "--db", db, "--json", "--verdict", "flagged").stdout)] == [
-        "T2"
-    ]
+    assert [row["turn"] for row in json.loads(run("list", "--db", db, "--json", "--verdict", "flagged").stdout)] == ["T2"]
     assert json.loads(run("list", "--db", db, "--json", "--since", "1h", "--until", "30min").stdout) == []
     result = run("list", "--db", db, "--since", "yesterdayish")
     assert result.exit_code == 2 and "is no time" in result.stderr

@@ -81,9 +81,7 @@ def test_a_stale_copy_in_the_slack_of_a_page_is_found_and_removed(ledger: Ledger
     turn = secret_turn(ledger)
     with ledger.exclusive() as connection:
         connection.execute("PRAGMA secure_delete = OFF")
-        connection.execute(
-            "CREATE TABLE copy AS SELECT salt, body FROM content WHERE seq IN (SELECT max(seq) FROM content)"
-        )
+        connection.execute("CREATE TABLE copy AS SELECT salt, body FROM content WHERE seq IN (SELECT max(seq) FROM content)")
         connection.execute("DROP TABLE copy")
     assert erase(ledger, [turn.id]).rewritten
     assert traces(path.parent) == []

@@ -113,9 +113,7 @@ def drop_one_and_renumber(c: sqlite3.Connection) -> None:
     for (seq,) in c.execute("SELECT seq FROM ledger WHERE seq > 9 ORDER BY seq").fetchall():
         record = json.loads(c.execute("SELECT record FROM ledger WHERE seq = ?", (seq,)).fetchone()[0])
         record["seq"] = seq - 2
-        for part, codec, salt, body in c.execute(
-            "SELECT part, codec, salt, body FROM content WHERE seq = ?", (seq,)
-        ).fetchall():
+        for part, codec, salt, body in c.execute("SELECT part, codec, salt, body FROM content WHERE seq = ?", (seq,)).fetchall():
             record["content"][part] = commit(seq - 2, part, codec, salt, body).hex()
         c.execute("UPDATE ledger SET seq = ?, record = ? WHERE seq = ?", (seq - 2, canonical.encode(record), seq))
         c.execute("UPDATE content SET seq = ? WHERE seq = ?", (seq - 2, seq))

@@ -26,9 +26,7 @@ BLOCK = Verdict(
 
 def make_tokens(*texts: str) -> tuple[ReplyToken, ...]:
     return tuple(
-        ReplyToken(
-            i, 100 + i, text, -0.1 - i / 3, 0.7, (Candidate(100 + i, text, -0.1 - i / 3), Candidate(7, "x", -2.0))
-        )
+        ReplyToken(i, 100 + i, text, -0.1 - i / 3, 0.7, (Candidate(100 + i, text, -0.1 - i / 3), Candidate(7, "x", -2.0)))
         for i, text in enumerate(texts)
     )
 

@@ -97,9 +97,7 @@ def test_a_conversation_gets_a_title(ledger: Ledger) -> None:
 
 def test_attributions(ledger: Ledger) -> None:
     turn = log_turn(ledger)
-    attribution = Attribution(
-        "ablation", "reply", ("a", "b"), ("c",), ((0.1, -2.5e-7),), {"seconds": 0.5}, ("user", "user")
-    )
+    attribution = Attribution("ablation", "reply", ("a", "b"), ("c",), ((0.1, -2.5e-7),), {"seconds": 0.5}, ("user", "user"))
     ledger.record_attribution(turn.id, attribution)
     assert ledger.attributions(turn.id) == [attribution]
 

@@ -121,3 +121,4 @@ def test_a_forgotten_sign_of_nobody_harms_nothing(path: Path, name: str) -> None
     (path.parent / name).touch()
     with Ledger.open(path) as ledger:
         assert ledger.recover() == []
+        assert not (path.parent / name).exists() and len(list(path.parent.glob("*.live-*"))) == 1

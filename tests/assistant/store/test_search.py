@@ -116,9 +116,7 @@ def test_pages(ledger: Ledger) -> None:
 def test_sides_and_filters(ledger: Ledger) -> None:
     log_turn(ledger, id="A", prompt="苹果", reply="香蕉", language="zh")
     log_turn(ledger, id="B", prompt="香蕉", reply="苹果", language="en", finish="length")
-    log_turn(
-        ledger, id="C", prompt="苹果", prompt_verdict=BLOCK, output_verdict=None, finish="blocked_prompt", language="zh"
-    )
+    log_turn(ledger, id="C", prompt="苹果", prompt_verdict=BLOCK, output_verdict=None, finish="blocked_prompt", language="zh")
 
     def found(**filters: object) -> list[str]:
         return [hit.turn for hit in ledger.search("苹果", **filters)]  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""Reading and writing speed of the engine, interleaved with peers on the same model file when they are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from assistant.benchmarks.measure import interleaved, machine, peak_megabytes
+from assistant.errors import UsageError
+from assistant.lm.engine import Engine
+from assistant.settings import Settings
+from assistant.turn import Sampling
+
+PROMPT_TOKENS, NEW_TOKENS = 128, 128
+TEXT = "The history of science is the story of people who looked at the world and asked how it works. "
+GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_tokens=NEW_TOKENS)
+
+Run = Callable[[], dict[str, float]]
+
+
+def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int = 3) -> dict[str, Any]:
+    """Median prefill and decode speed over interleaved rounds; every round reads 128 tokens and writes 128."""
+    began = time.perf_counter()
+    engine = Engine.load(path, device=settings.device, dtype=settings.dtype, thread_count=settings.threads)
+    load = time.perf_counter() - began
+    memory = peak_megabytes()
+    ids = (engine.tokenizer.encode(TEXT) * PROMPT_TOKENS)[:PROMPT_TOKENS]
+    actions: dict[str, Run] = {"pellucid": lambda: ours(engine, ids)}
+    for peer in peers:
+        actions[peer] = _peer(peer, path, ids, machine()["threads"])
+    figures = interleaved(actions, rounds)
+    mine = figures["pellucid"]
+    return {
+        "machine": machine(),
+        "model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device,
+        "prefill_tokens_per_second": mine["prefill_tokens_per_second"]["median"],
+        "decode_tokens_per_second": mine["decode_tokens_per_second"]["median"],
+        "time_to_first_token_seconds": mine["time_to_first_token_seconds"]["median"],
+        "load_seconds": load,
+        "peak_megabytes": memory,
+        "joules_per_token": mine["joules_per_token"]["median"],
+        "energy_source": _energy_source(engine, ids),
+        "figures": figures,
+        "ratios": {
+            peer: {f: mine[f]["median"] / figures[peer][f]["median"] for f in ("prefill_tokens_per_second", "decode_tokens_per_second")}
+            for peer in peers
+        },
+    }  # fmt: skip
+
+
+def ours(engine: Engine, ids: Sequence[int]) -> dict[str, float]:
+    """One round of our engine with a cold cache, no end token obeyed."""
+    engine.cache.keep_prefix([])
+    generation = engine.generate_ids(ids, GREEDY, eos=frozenset())
+    for _ in generation:
+        pass
+    usage = generation.usage
+    return {
+        "prefill_tokens_per_second": usage.prompt_tokens / usage.prefill_seconds,
+        "decode_tokens_per_second": (usage.reply_tokens - 1) / usage.decode_seconds,
+        "time_to_first_token_seconds": usage.prefill_seconds,
+        "joules_per_token": (usage.joules or 0.0) / (usage.prompt_tokens + usage.reply_tokens),
+    }
+
+
+def _energy_source(engine: Engine, ids: Sequence[int]) -> str:
+    generation = engine.generate_ids(ids[:2], Sampling(temperature=0, max_tokens=1), eos=frozenset())
+    for _ in generation:
+        pass
+    return generation.usage.energy_source
+
+
+def _peer(name: str, path: Path, ids: Sequence[int], threads: int) -> Run:
+    if name == "llama.cpp":
+        return _llama_cpp(path, ids, threads)
+    if name == "transformers":
+        return _transformers(path, ids)
+    raise UsageError(f"there is no peer {name!r}: llama.cpp and transformers are known")
+
+
+def _llama_cpp(path: Path, ids: Sequence[int], threads: int) -> Run:
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise UsageError("the peer llama.cpp is not installed: pip install llama-cpp-python")
+    import llama_cpp
+    import numpy as np
+
+    model = llama_cpp.Llama(str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+    def run() -> dict[str, float]:
+        model.reset()  # type: ignore[no-untyped-call]
+        began = time.perf_counter()
+        model.eval(list(ids))
+        read = time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(NEW_TOKENS - 1):
+            model.eval([int(np.argmax(model.scores[model.n_tokens - 1]))])
+        wrote = time.perf_counter() - began
+        return {"prefill_tokens_per_second": len(ids) / read, "decode_tokens_per_second": (NEW_TOKENS - 1) / wrote}
+
+    return run
+
+
+def _transformers(path: Path, ids: Sequence[int]) -> Run:
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError("the peer transformers is not installed: pip install transformers accelerate")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+
+    @torch.inference_mode()
+    def run() -> dict[str, float]:
+        began = time.perf_counter()
+        out = model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+        read = time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(NEW_TOKENS - 1):
+            token = out.logits[:, -1:].argmax(-1)
+            out = model(token, past_key_values=out.past_key_values, use_cache=True)
+        wrote = time.perf_counter() - began
+        return {"prefill_tokens_per_second": len(ids) / read, "decode_tokens_per_second": (NEW_TOKENS - 1) / wrote}
+
+    return run

@@ -1,0 +1,100 @@
+"""`pellucid bench`: figures of this installation on this machine, as a table or as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
+from assistant.settings import Settings
+
+
+@click.group()
+def bench() -> None:
+    """Measure this installation on this machine. Close other programs first; every figure is a median of several runs."""
+
+
+def _model(settings: Settings) -> Any:
+    from assistant.loading import model_file
+
+    progress = Progress()
+    try:
+        return model_file(settings.model, progress)[0]
+    finally:
+        progress.done()
+
+
+rounds_option = click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often to measure.")
+
+
+@bench.command()
+@click.option("--peer", "peers", multiple=True, help="llama.cpp or transformers, when installed; measured in turn with ours.")
+@click.option("--dtype", help="auto, float32, bfloat16, float16, int4.")
+@rounds_option
+@model_option
+@json_option
+def engine(peers: tuple[str, ...], dtype: str | None, rounds: int, model: str | None, as_json: bool) -> None:
+    """Reading and writing speed, load time, memory and energy of the engine."""
+    settings = load_settings(model=model, dtype=dtype)
+    path = _model(settings)
+    from assistant.benchmarks.engine import bench as run
+
+    show(run(settings, path, peers, rounds), as_json)
+
+
+@bench.command()
+@rounds_option
+@json_option
+def startup(rounds: int, as_json: bool) -> None:
+    """Seconds to the first answer, to the first paint, and to the loaded model."""
+    _model(load_settings())
+    from assistant.benchmarks.startup import bench as run
+
+    show(run(rounds), as_json)
+
+
+@bench.command()
+@click.option("--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="How often to measure.")
+@json_option
+def safety(rounds: int, as_json: bool) -> None:
+    """Milliseconds of the prompt filter and of streaming moderation."""
+    from assistant.benchmarks.safety import bench as run
+
+    show(run(load_settings(), rounds), as_json)
+
+
+@bench.command()
+@rounds_option
+@model_option
+@json_option
+def explain(rounds: int, model: str | None, as_json: bool) -> None:
+    """Seconds of one explanation, by method."""
+    settings = load_settings(model=model)
+    path = _model(settings)
+    from assistant.benchmarks.explain import bench as run
+
+    show(run(settings, path, rounds), as_json)
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """The figures on stdout: one line each, or one JSON object."""
+    if as_json:
+        echo_json(result)
+    else:
+        for line in table(result):
+            click.echo(line)
+
+
+def table(result: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested figures as lines; a summary becomes `median (low … high)`."""
+    lines = []
+    for name, value in result.items():
+        label = f"{indent}{name.replace('_', ' ')}"
+        if isinstance(value, dict) and set(value) == {"median", "low", "high", "runs"}:
+            lines.append(f"{label:44} {value['median']:.4g}  ({value['low']:.4g} … {value['high']:.4g}, {value['runs']:.0f} runs)")
+        elif isinstance(value, dict):
+            lines += [label, *table(value, indent + "  ")]
+        else:
+            lines.append(f"{label:44} {value:.4g}" if isinstance(value, float) else f"{label:44} {value}")
+    return lines

@@ -1,0 +1,67 @@
+"""Blocks become numbers by the formulas of the format; the int4 kernel computes the same product."""
+
+import numpy as np
+import pytest
+import torch
+from gguf import quants
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGMLQuantizationType as Type
+
+from assistant.lm.gguf import GGUFError, TensorInfo
+from assistant.lm.quantize import can_pack, dequantise, pack_int4
+
+
+def blocks(kind, rows, columns, seed=0):
+    """Quantised random weights as (info, bytes)."""
+    size, width = GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (rows * columns // size, width), dtype=np.uint8)
+    raw[:, :2] = np.frombuffer(rng.normal(0, 0.02, len(raw)).astype(np.float16).tobytes(), np.uint8).reshape(-1, 2)
+    if kind is Type.Q4_1:
+        raw[:, 2:4] = np.frombuffer(rng.normal(0, 0.1, len(raw)).astype(np.float16).tobytes(), np.uint8).reshape(-1, 2)
+    return TensorInfo("w", (rows, columns), kind, 0, raw.size), raw.reshape(-1)
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0])
+def test_our_dequantisation_equals_the_reference(kind):
+    info, raw = blocks(kind, 16, 64)
+    reference = quants.dequantize(raw, kind).reshape(16, 64)
+    assert np.allclose(dequantise(info, raw).numpy(), reference, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [Type.Q5_0, Type.Q5_1, Type.Q4_K, Type.Q6_K, Type.F32, Type.F16, Type.BF16])
+def test_every_other_type_is_read_in_its_shape(kind):
+    size = max(GGML_QUANT_SIZES[kind][0], 32)
+    values = np.random.default_rng(0).normal(0, 1, (4, size)).astype(np.float32)
+    try:
+        raw = quants.quantize(values, kind).view(np.uint8).reshape(-1)
+    except NotImplementedError:
+        raw = np.zeros(4 * GGML_QUANT_SIZES[kind][1] * size // GGML_QUANT_SIZES[kind][0], np.uint8)
+        values = np.zeros_like(values)
+    dense = dequantise(TensorInfo("w", (4, size), kind, 0, raw.size), raw)
+    assert dense.shape == (4, size)
+    assert np.allclose(dense.numpy(), values, atol=0.25)
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1])
+def test_the_packed_product_equals_the_dense_one(kind):
+    info, raw = blocks(kind, 32, 64)
+    assert can_pack(info)
+    order = torch.randperm(32)
+    packed = pack_int4([(info, raw), (info, raw)], [None, order])
+    x = torch.randn(3, 64).bfloat16()
+    dense = dequantise(info, raw)
+    expected = x.float() @ torch.cat([dense, dense[order]]).T
+    got = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed.packed, 32, packed.scale_and_zero).float()
+    assert (got - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    raw = np.array([1, np.nan, 3, np.inf], np.float32).view(np.uint8)
+    with pytest.raises(GGUFError, match="NaN or infinite"):
+        dequantise(TensorInfo("w", (4,), Type.F32, 0, 16), raw)
+
+
+def test_what_the_kernel_cannot_take_is_not_packed():
+    assert not can_pack(TensorInfo("w", (15, 64), Type.Q4_1, 0, 0))
+    assert not can_pack(TensorInfo("w", (16, 64), Type.Q8_0, 0, 0))

@@ -1,0 +1,144 @@
+"""The model's arithmetic: dense, cached, token by token, batched and packed all say the same; transformers agrees."""
+
+import pytest
+import torch
+
+from assistant.lm import weights
+from assistant.lm.decode import Decoder
+from assistant.lm.gguf import GGUFFile
+from assistant.lm.kv_cache import KVCache
+from assistant.lm.transformer import Config, Transformer
+from tests.tiny import write_tiny_model
+
+CPU = torch.device("cpu")
+
+
+def load(path, dtype=torch.float32, pack=False):
+    file = GGUFFile(path)
+    config = weights.read_config(file)
+    return config, *weights.load(file, config, dtype, CPU, pack=pack)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3"])
+def tiny(request, tmp_path_factory):
+    return load(write_tiny_model(tmp_path_factory.mktemp("m") / "m.gguf", arch=request.param))
+
+
+@torch.inference_mode()
+def test_the_cache_changes_nothing(tiny):
+    config, model, _ = tiny
+    ids = torch.randint(0, config.vocab_size, (1, 20))
+    whole = model.logits(model(ids))[0]
+    cache = KVCache(config, 64, CPU)
+    hidden = model(ids[:, :12], cache=cache)
+    cache.advance(ids[0, :12].tolist())
+    decode = Decoder(model, None, cache)
+    steps = torch.stack([model.logits(hidden[0, -1]), *(decode(int(i)) for i in ids[0, 12:])])
+    assert (steps - whole[11:]).abs().max() < 1e-4
+
+
+@torch.inference_mode()
+def test_a_position_never_sees_what_comes_after(tiny):
+    config, model, _ = tiny
+    ids = torch.randint(0, config.vocab_size, (1, 16))
+    changed = ids.clone()
+    changed[0, 10:] = 0
+    assert torch.allclose(model(ids)[0, :10], model(changed)[0, :10], atol=1e-5)
+
+
+def test_gradients_reach_the_embedding(tiny):
+    config, model, _ = tiny
+    embeddings = torch.randn(1, 5, config.width, requires_grad=True)
+    model.logits(model(embeddings=embeddings)).sum().backward()
+    assert torch.isfinite(embeddings.grad).all() and embeddings.grad.abs().sum() > 0
+
+
+def test_the_cache_keeps_the_common_beginning_only():
+    config = Config(10, 8, 1, 2, 1, 8, 64)
+    cache = KVCache(config, 64, CPU)
+    cache.advance([1, 2, 3, 4])
+    assert cache.keep_prefix([1, 2, 9, 9]) == 2 and cache.ids == [1, 2]
+    cache.advance([3])
+    assert cache.keep_prefix([1, 2, 3]) == 2  # the last id is always read again: its logits are wanted
+    with pytest.raises(ValueError, match="do not fit"):
+        cache.reserve(65)
+
+
+@pytest.mark.parametrize("numbers", [dict(n_heads=3), dict(width=0), dict(n_kv_heads=3), dict(head_width=3)])
+def test_impossible_sizes_are_refused(numbers):
+    with pytest.raises(ValueError):
+        Config(**{**dict(vocab_size=10, width=8, n_layers=1, n_heads=2, n_kv_heads=2, ffn_width=8, context_length=8), **numbers})
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@torch.inference_mode()
+def test_logits_equal_transformers_on_a_random_model(family, tmp_path):
+    """Our dense model filled with a random `transformers` model's own weights, rotary pairs re-ordered, gives its logits."""
+    import transformers
+
+    from assistant.lm.weights import _pairing, _row_order
+
+    kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[family]
+    numbers = dict(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, max_position_embeddings=128, rms_norm_eps=1e-5, tie_word_embeddings=True,
+    )  # fmt: skip
+    if family == "qwen3":
+        numbers["head_dim"] = 16
+    torch.manual_seed(0)
+    reference = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**numbers)).eval()
+    for parameter in reference.parameters():
+        parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.dim() == 1))
+    d = numbers.get("head_dim", 8)
+    config = Config(
+        64, 32, 2, 4, 2, 48, 128, head_width=d, rope_base=reference.config.rope_parameters["rope_theta"],
+        qkv_bias=family == "qwen2", qk_norm=family == "qwen3",
+    )  # fmt: skip
+    ours = Transformer(config).eval()
+    q_rows, k_rows, pair = _row_order(_pairing(d), 4), _row_order(_pairing(d), 2), _pairing(d)
+    ours.embedding.weight.copy_(reference.model.embed_tokens.weight)
+    ours.norm.copy_(reference.model.norm.weight)
+    for block, layer in zip(ours.blocks, reference.model.layers, strict=True):
+        a, m = layer.self_attn, layer.mlp
+        block.attention_norm.copy_(layer.input_layernorm.weight)
+        block.ffn_norm.copy_(layer.post_attention_layernorm.weight)
+        block.qkv.weight.copy_(torch.cat([a.q_proj.weight[q_rows], a.k_proj.weight[k_rows], a.v_proj.weight]))
+        if config.qkv_bias:
+            block.qkv.bias.copy_(torch.cat([a.q_proj.bias[q_rows], a.k_proj.bias[k_rows], a.v_proj.bias]))
+        if config.qk_norm:
+            block.q_norm.copy_(a.q_norm.weight[pair])
+            block.k_norm.copy_(a.k_norm.weight[pair])
+        block.out.weight.copy_(a.o_proj.weight)
+        block.gate_up.weight.copy_(torch.cat([m.gate_proj.weight, m.up_proj.weight]))
+        block.down.weight.copy_(m.down_proj.weight)
+    ids = torch.randint(0, 64, (2, 30))
+    assert (ours.logits(ours(ids)) - reference(ids).logits).abs().max() < 1e-4
+
+
+@pytest.mark.model
+@torch.inference_mode()
+def test_logits_equal_transformers_on_the_default_model(default_model, default_engine):
+    """The same GGUF file, read by `transformers`' own code: max |Δ| < 1e-3 in float32 over 128 positions."""
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(default_model.parent, gguf_file=default_model.name, dtype=torch.float32).eval()
+    text = "The Transformer replaced recurrence by attention. 今天天气很好，我们去公园散步。 def f(x): return x ** 2\n" * 3
+    ids = torch.tensor([default_engine.tokenizer.encode(text)[:128]])
+    assert ids.shape[1] == 128
+    expected, got = reference(ids).logits, default_engine.model.logits(default_engine.model(ids))
+    assert (got - expected).abs().max() < 1e-3
+    assert torch.equal(got.argmax(-1), expected.argmax(-1))
+
+
+@pytest.mark.model
+@torch.inference_mode()
+def test_int4_decoding_stays_close_to_float32(default_model, default_engine):
+    config, model, packed = load(default_model, pack=True)
+    ids = default_engine.tokenizer.encode("Paris is the capital of France. The sky is blue because air scatters light. 今天天气很好。")
+    exact = default_engine.model.logits(default_engine.model(torch.tensor([ids])))[0].log_softmax(-1)
+    cache = KVCache(config, 128, CPU)
+    decode = Decoder(model, packed, cache)
+    ours = torch.stack([decode(i) for i in ids]).log_softmax(-1)
+    divergence = (exact.exp() * (exact - ours)).sum(-1).mean()
+    assert divergence < 0.003
+    assert (ours.argmax(-1) == exact.argmax(-1)).float().mean() > 0.9
