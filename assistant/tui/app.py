@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from textual import on
@@ -31,7 +32,7 @@ _GRACE = 5.0  # seconds a reply may take to end when the program is left
 class PellucidApp(App[int]):
     """Pellucid in a terminal."""
 
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "Pellucid"
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = []

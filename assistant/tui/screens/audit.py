@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from rich.text import Text
 from textual import on, work
@@ -93,7 +93,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
-        names = {"Enter": "jump", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact", "x": "export", "Esc": "back"}
+        names = {"Enter": "jump", "Esc": "back", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact"}
+        names["x"] = "export"
         self.query_one(KeyBar).show([(key, say(f"audit.keys_{name}")) for key, name in names.items()])
         self._say_state(say("audit.unverified"))
         table = self.query_one(DataTable)
@@ -234,10 +235,11 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         turn = self._turn
         if turn is None:
             return
-        labels = ("right", "wrong_block", "wrong_pass", "unsure")
+        labels: tuple[Literal["safe", "unsafe", "unsure"], ...] = ("safe", "unsafe", "unsure")
 
         async def judge(label: str | None) -> None:
-            if label and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, label)) is not None:
+            chosen = next((one for one in labels if one == label), None)
+            if chosen and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen)) is not None:
                 self._tell(say("audit.reviewed"))
 
         rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
@@ -250,7 +252,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             return
 
         async def confirmed(sure: bool | None) -> None:
-            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], "audit")) is not None:
+            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit")) is not None:
                 self._tell(say("audit.redacted", count=1))
                 self._fill()
 
@@ -302,7 +304,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self.query_one("#audit-state", Static).update(Content.styled(text, style))
 
     def _say_count(self) -> None:
-        words = say("audit.count" if self._complete else "audit.more", count=len(self._rows))
+        words = say.counted("audit.count", len(self._rows)) if self._complete else say("audit.more", count=len(self._rows))
         self.query_one(DataTable).border_title = Content(f"{say('audit.title')} · {say('audit.filter_' + self._filter)} · {words}")
 
 

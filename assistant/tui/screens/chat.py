@@ -270,7 +270,7 @@ class ChatScreen(Screen[None]):
         await self.transcript.show(branch, turn)
         self.strip.show(Stages.of(branch.tip) if branch.tip else Stages())
         self.prompt.remember([t.prompt for t in branch.path])
-        self.status.change(used=0)
+        self.status.change(used=branch.tip.usage.prompt_tokens + branch.tip.usage.reply_tokens if branch.tip else 0)
         self.show_settings()
         self.sidebar.mark(branch.conversation)
 
@@ -355,7 +355,6 @@ class ChatScreen(Screen[None]):
     def refresh_queue(self) -> None:
         """Show on the message box what waits to be sent, and whether an earlier prompt is being edited."""
         queued = len(self.state.queue)
-        self.status.change(queued=queued)
         self.prompt.border_subtitle = say("prompt.queued", count=queued) if queued else ""
         self.prompt.border_title = say("prompt.editing") if self.state.editing else ""
 
@@ -384,6 +383,9 @@ class ChatScreen(Screen[None]):
 
     def on_descendant_focus(self) -> None:
         self._show_keys()
+        view = self.transcript.current()
+        if view is not None and self.generation is None:
+            self.strip.show(view.stages)
 
     # -- settings ----------------------------------------------------------------------------------------------------
 

@@ -31,15 +31,17 @@ def card_title(verdict: Verdict, where: str) -> Content:
 
 
 def card_body(verdict: Verdict, advice: str = "") -> Content:
-    """The reason, the strongest categories as bars, the rules that spoke, and the advice."""
+    """The reason, help where the category has some, the strongest categories as bars, the rules that spoke, the advice."""
     lines: list[Content] = []
     if verdict.reason:
         lines.append(safe(verdict.reason.strip()))
+    if help_text := say.get(f"advice.{verdict.category}", ""):
+        lines.append(Content.styled(help_text, "bold"))
     if verdict.action is not Action.REDACT:
         scored = sorted(verdict.categories.items(), key=lambda item: -item[1])[:3]
         for name, score in scored:
             if score >= 0.05:
-                lines.append(Content(f"{bar(score, 10)} {score:.2f} {category(name)}"))
+                lines.append(Content.assemble(Content.styled(bar(score, 10), "$foreground 45%"), f" {score:.2f} {category(name)}"))
     rules = list(dict.fromkeys(one_line(f.rule, 30) for f in verdict.findings))[:4]
     source = [say("card.rules", rules=", ".join(rules))] if rules else []
     if verdict.policy:

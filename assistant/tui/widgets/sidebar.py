@@ -142,7 +142,7 @@ def _row(row: Any, current: bool, width: int) -> Content:
     mark = "●" if current else "!" if row.flagged else " "
     style = "$text-accent" if current else "$text-warning" if row.flagged else ""
     title = shortened(one_line(row.title, 60) or say("sidebar.untitled"), width - 5)
-    about = f"  {when(row.updated_us)} · {say('sidebar.turns', count=row.turns)}"
+    about = f"  {when(row.updated_us)} · {say.counted('sidebar.turns', row.turns)}"
     return Content.assemble(Content.styled(f"{mark} {title}", style), "\n", Content.styled(about, "$foreground 62%"))
 
 

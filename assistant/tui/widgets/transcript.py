@@ -33,7 +33,7 @@ class Earlier(Static):
 
     def retranslate(self) -> None:
         """Say the number in the language in force."""
-        self.update(Content.styled(say("transcript.earlier", count=self.count), "$foreground 62%"))
+        self.update(Content.styled(say.counted("transcript.earlier", self.count), "$foreground 62%"))
 
     async def on_click(self) -> None:
         transcript = self.parent
@@ -96,6 +96,9 @@ class Transcript(VerticalScroll, can_focus=False):
         """Keep the end in view, unless the person has scrolled away from it."""
         if self._following:
             self.scroll_end(animate=False)
+
+    def on_resize(self) -> None:
+        self.follow()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Scrolling up lets go of the end, coming back to it takes hold again."""

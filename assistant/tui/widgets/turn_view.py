@@ -24,7 +24,7 @@ from assistant.tui.widgets.reply import Reply
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
 
-SHORT = 3000
+SHORT = 2000
 """A prompt longer than this is folded until it is asked for."""
 
 
@@ -137,13 +137,13 @@ class TurnView(Vertical, can_focus=True):
         return [card]
 
     def _advice(self, verdict: Verdict, where: str) -> str:
-        help_text = say.get(f"advice.{verdict.category}", "")
-        generic = say(f"advice.{where}_{verdict.action.value}")
-        return f"{help_text}\n{generic}" if help_text else generic
+        return say(f"advice.{where}_{verdict.action.value}")
 
     def _prompt_content(self, verdict: Verdict | None = None) -> Content:
         verdict = verdict or (self.turn.prompt_verdict if self.turn else None)
         text = self.prompt
+        if self.turn is not None and "prompt" in self.turn.erased:
+            return Content.styled(say("turn.erased"), "italic $foreground 62%")
         more = Content("")
         if len(text) > SHORT and not self._expanded:
             more = Content.styled("\n" + say("turn.folded", count=len(text) - SHORT), "$foreground 62% italic")

@@ -1,8 +1,6 @@
 """The audit browser: found, filtered, read in full, checked, judged, erased, exported; and back into the chat."""
 
-import sys
-from types import ModuleType, SimpleNamespace
-
+from assistant.tui import auditing
 from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, make_turn
 from tests.assistant.tui.screens import running, shows, text_of, wait_until
@@ -49,7 +47,7 @@ async def test_the_verdict_filter_goes_round():
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await pilot.press("f")
-        await shows(pilot, "flagged · 1 turns")
+        await shows(pilot, "flagged · 1 turn")
         assert "question" not in text_of(pilot.app)
         await pilot.press("f", "f")
         await shows(pilot, "The log holds no such turn.")
@@ -87,28 +85,21 @@ async def test_enter_jumps_to_the_turn_in_the_chat():
         assert pilot.app.chat.branch.conversation == "C2"
 
 
-def provide(monkeypatch, name, **functions):
-    module = ModuleType(f"assistant.audit.{name}")
-    vars(module).update(functions)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
 async def test_the_badge_says_whether_the_log_is_sound(monkeypatch):
-    report = SimpleNamespace(problems=[], size=42)
-    provide(monkeypatch, "verify", verify=lambda ledger: report)
+    checks = [auditing.Check(True, 42, ""), auditing.Check(False, 42, "the record was changed \x1b[2J")]
+    monkeypatch.setattr(auditing, "check", lambda ledger: checks.pop(0))
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await shows(pilot, "not checked")
         await pilot.press("v")
         await shows(pilot, "✓ 42 records sound")
-        report.problems.append(SimpleNamespace(message="the record was changed \x1b[2J"))
         await pilot.press("v")
         await shows(pilot, "✗ log damaged: the record was changed ␛[2J")
 
 
 async def test_erasing_asks_first(monkeypatch):
     erased = []
-    provide(monkeypatch, "redact", redact=lambda ledger, turn, *, reason: erased.append((turn, reason)))
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: erased.append(turns) or 1)
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await shows(pilot, "zh.ignore")
@@ -119,18 +110,19 @@ async def test_erasing_asks_first(monkeypatch):
         await pilot.press("r")
         await shows(pilot, "Erase the texts of this turn?")
         await pilot.press("y")
-        await wait_until(pilot, lambda: erased == [("T0003", "audit")])
+        await wait_until(pilot, lambda: erased == [["T0003"]])
 
 
-async def test_a_review_is_logged():
-    fake = FakeSession(ledger=ledger())
-    async with running(fake) as pilot:
+async def test_a_review_is_logged(monkeypatch):
+    logged = []
+    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label: logged.append((turn, label)) or 1)
+    async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await shows(pilot, "zh.ignore")
         await pilot.press("w")
-        await shows(pilot, "Was the decision right?")
+        await shows(pilot, "Is the text that was judged safe?")
         await pilot.press("down", "enter")
-        await wait_until(pilot, lambda: fake.ledger.events == [("review", {"turn": "T0003", "label": "wrong_block"})])
+        await wait_until(pilot, lambda: logged == [("T0003", "unsafe")])
 
 
 async def test_the_list_is_exported(tmp_path):
