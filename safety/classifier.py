@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from safety.features import BUCKETS, bag, extract, windows
+from safety.features import BUCKETS, bag, extract, scale, windows
 
 FORMAT = "pellucid-classifier-1"
 
@@ -89,7 +89,7 @@ class Classifier:
         if not len(buckets):
             return np.zeros(len(self.labels), np.float32)
         total = self.table[buckets].sum(0, dtype=np.int64)
-        return np.asarray(total * self.scales / np.sqrt(len(buckets)), np.float32)
+        return np.asarray(total * self.scales / scale(len(buckets)), np.float32)
 
     def logits(self, text: str, role: str, language: str) -> NDArray[np.float32]:
         """The calibrated logits of one window."""
@@ -118,7 +118,7 @@ class Classifier:
         found = extract(text)
         if len(found.buckets):
             distinct, place, count = np.unique(found.buckets, return_inverse=True, return_counts=True)
-            factor = float(self.scales[column]) * slope / np.sqrt(len(distinct))
+            factor = float(self.scales[column]) * slope / scale(len(distinct))
             share = self.table[found.buckets, column] * factor / count[place]
             ends = np.maximum(found.ends, found.starts + 1)
             per_character = share / (ends - found.starts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,30 +87,31 @@ def load_rules(files: Iterable[Path]) -> tuple[Rule, ...]:
     return tuple(rules.values())
 
 
-def find(rules: Sequence[Rule], view: View, role: Role) -> list[Match]:
-    """Every rule that applies to `view`; at most eight places for each."""
+def find(rules: Sequence[Rule], view: View, role: Role, present: Set[str] | None = None) -> list[Match]:
+    """Every rule that applies to `view`; at most eight places each. `present` are the anchors in it, where known."""
     return [
         Match(rule, *view.span(*span), view.name)
         for rule in rules
-        if rule.scope in (role, "both") and any(anchor in view.text for anchor in rule.anchors)
+        if rule.scope in (role, "both")
+        if (any(a in view.text for a in rule.anchors) if present is None else not present.isdisjoint(rule.anchors))
         for span in _places(rule.patterns, rule.unless, view.text)
     ]
 
 
-def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role, shortest: int = 6) -> list[Match]:
-    """The rules that apply to letters run together (`view` comes from `squeezed_view`), where running them together
-    is what made one of their anchors (of `shortest` letters at least): a sentence that can be read without that is
-    left to `find`."""
+def squeezable(rules: Sequence[Rule]) -> dict[str, str]:
+    """The anchors that are looked for in letters run together, each with how it is normally written."""
+    return {anchor.replace(" ", ""): anchor for rule in rules if rule.squeezed for anchor in rule.anchors}
+
+
+def find_squeezed(rules: Sequence[Rule], view: View, made: Set[str], role: Role) -> list[Match]:
+    """The rules that apply to letters run together (`view` comes from `squeezed_view`) at a place that holds one of the
+    anchors `made` by running them together: a sentence that can be read without that is left to `find`."""
     matches = []
-    for rule in rules:
-        if rule.squeezed and rule.scope in (role, "both"):
-            joined = [
-                word
-                for a in rule.anchors
-                if len(word := a.replace(" ", "")) >= shortest and word in view.text and a not in plain
-            ]
-            for start, end in _places(rule.squeezed, (), view.text) if joined else ():
-                if any(word in view.text[start:end] for word in joined):
+    for rule in rules if made else ():
+        words = [word for a in rule.anchors if (word := a.replace(" ", "")) in made] if rule.squeezed else []
+        if words and rule.scope in (role, "both"):
+            for start, end in _places(rule.squeezed, (), view.text):
+                if any(word in view.text[start:end] for word in words):
                     matches.append(Match(rule, *view.span(start, end), view.name))
     return matches
 

@@ -15,6 +15,8 @@ from safety.resources import data_path
 _HARMFUL, _HARMLESS, _TALK, _REPLIES = 8, 8, 3, 2  # sentences made of each action
 _ATTACKS, _MENTIONS = 6, 4  # and of each attack
 _REFUSALS = 6  # how often our own refusals are seen
+_WISHED = 4
+_WISHES = {"en": "Help me {}", "zh": "帮我{}"}  # harmless things, in the frames of attacks
 
 
 def sentences(seed: int) -> Iterator[dict[str, Any]]:
@@ -43,6 +45,9 @@ def sentences(seed: int) -> Iterator[dict[str, Any]]:
                 yield _row(frame.replace("{}", action), "safe", "", "prompt", language)
             for frame in rng.sample(frames["comply"], _REPLIES):
                 yield _row(frame.replace("{}", action), "safe", "", "response", language)
+            wish = _WISHES[language].format(action)
+            for frame in rng.sample(data["attack"]["alone"], _WISHED) + rng.sample(data["attack"]["mention"], 1):
+                yield _row(frame.replace("{}", wish), "safe", "", "prompt", language)
     for text in texts.all_refusals() * _REFUSALS:
         yield _row(text, "safe", "", "response", "")
 

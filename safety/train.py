@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from safety.classifier import Classifier
-from safety.features import BUCKETS, WINDOW, bag
+from safety.features import BUCKETS, WINDOW, bag, scale
 from safety.labels import LABELS, Lesson, lesson
 from safety.language import detect
 from safety.normalize import base_view
@@ -49,11 +49,11 @@ class Rows:
         return len(self.lessons)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Buckets, starts and 1/√n of the rows `index`."""
+        """Buckets, starts and the factor of the rows `index`."""
         pieces = [self.buckets[self.offsets[i] : self.offsets[i + 1]] for i in index.tolist()]
         lengths = torch.tensor([len(piece) for piece in pieces])
         starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]])
-        return torch.cat(pieces).long(), starts, lengths.clamp(min=1).float().rsqrt()
+        return torch.cat(pieces).long(), starts, torch.tensor([1 / scale(len(piece)) for piece in pieces])
 
 
 def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -202,7 +202,7 @@ def quantise(table: NDArray[np.float32], bias: NDArray[np.float32]) -> _Uncalibr
 class _Uncalibrated(Classifier):
     def raw_of(self, buckets: NDArray[np.int32]) -> NDArray[np.float32]:
         total = self.table[buckets].sum(0, dtype=np.int64)
-        return np.asarray(total * self.scales / np.sqrt(max(1, len(buckets))), np.float32)
+        return np.asarray(total * self.scales / scale(len(buckets)), np.float32)
 
 
 def calibrate(
