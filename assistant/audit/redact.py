@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from assistant.audit.selection import Selection, Target
+from assistant.audit.selection import Selection, Target, by_turn, select
 from assistant.errors import LedgerError
 from assistant.store.content import PROMPT, REPLY
 from assistant.store.ledger import Ledger
@@ -38,8 +38,10 @@ class Erasure:
     """Whether the file had to be written anew to be rid of every byte."""
 
 
-def redact(ledger: Ledger, selection: Selection, reason: str, *, actor: str = "") -> Erasure:
-    """Erase a selection for good. Raises LedgerError; then nothing was erased."""
+def redact(ledger: Ledger, selection: Selection | str, reason: str, *, actor: str = "") -> Erasure:
+    """Erase a selection, or one turn, for good. Raises LedgerError; then nothing was erased."""
+    if isinstance(selection, str):
+        selection = select(ledger, by_turn(ledger, [selection]))
     if not selection.targets:
         return Erasure(0, 0)
     numbers: list[int] = []

@@ -20,6 +20,7 @@ from assistant.store.canonical import unmicro
 from assistant.store.ledger import Ledger, TurnRow
 from assistant.store.listing import row_of
 from assistant.turn import Turn
+from safety.verdict import Action
 
 Label = Literal["safe", "unsafe", "unsure"]
 Side = Literal["prompt", "reply"]
@@ -29,6 +30,8 @@ Source = Literal[
     "random",  # a sample of all, the same for the same seed
 ]
 
+_MARKS: dict[str, Label] = {"right": "unsure", "wrong_block": "safe", "wrong_pass": "unsafe", "unsure": "unsure"}
+"""`right` takes its meaning from the verdict."""
 _UNREVIEWED = "NOT EXISTS (SELECT 1 FROM ledger r WHERE r.turn = ledger.turn AND r.kind = 'review')"
 _CLOSED = "kind IN ('output', 'interrupted')"
 
@@ -102,6 +105,8 @@ def reviews(ledger: Ledger) -> list[Review]:
     ):
         record = json.loads(text)
         remarks = _remarks(codec, body)
+        if "side" not in record and record.get("label") in _MARKS and "turn" in record:
+            record |= _mark(ledger, record)
         if {"turn", "side", "label"} <= record.keys():
             key = (record["turn"], record["side"])
             last.pop(key, None)
@@ -144,6 +149,16 @@ def reply_as_generated(turn: Turn) -> str:
     if turn.finish == "blocked_output":
         return "".join(token.text for token in turn.tokens)
     return turn.reply
+
+
+def _mark(ledger: Ledger, record: dict[str, Any]) -> dict[str, Any]:
+    """A quick mark of the terminal application (is the verdict right?) as a judgement of the text."""
+    turn = ledger.turn(record["turn"])
+    side = _judged_side(turn)
+    verdict = turn.prompt_verdict if side == "prompt" or turn.output_verdict is None else turn.output_verdict
+    flagged: Label = "safe" if verdict.action is Action.ALLOW else "unsafe"
+    label = flagged if record["label"] == "right" else _MARKS[record["label"]]
+    return {"side": side, "label": label, "judged": verdict.action.value, "score": round(verdict.score * 1_000_000)}
 
 
 def _judged_side(turn: Turn) -> Side:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from assistant.cli import audit_erase, audit_keep, audit_out, audit_proof, audit_read, audit_review
+from assistant.cli import audit_erase, audit_keep, audit_out, audit_proof, audit_read, audit_replay, audit_review
 from assistant.cli.audit_common import AuditGroup
 
 
@@ -16,6 +16,6 @@ def audit() -> None:
     """Look into the log, check it, search it, export it."""
 
 
-_MODULES = (audit_read, audit_proof, audit_erase, audit_review, audit_out, audit_keep)
+_MODULES = (audit_read, audit_proof, audit_replay, audit_erase, audit_review, audit_out, audit_keep)
 for _command in (command for module in _MODULES for command in module.COMMANDS):
     audit.add_command(_command)

@@ -67,6 +67,13 @@ def test_the_last_review_of_a_text_counts(filled: Ledger) -> None:
         add_review(filled, "A0", "safe", side="reply")
 
 
+def test_quick_marks_of_the_terminal_application(filled: Ledger) -> None:
+    for turn, mark in (("F0", "right"), ("F1", "wrong_block"), ("A0", "right"), ("A1", "wrong_pass"), ("A2", "unsure")):
+        filled.record_event("review", {"turn": turn, "label": mark})
+    assert [r.label for r in reviews(filled)] == ["unsafe", "safe", "safe", "unsafe", "unsure"]
+    assert [r.side for r in reviews(filled)] == ["prompt"] * 5
+
+
 def test_rates(filled: Ledger) -> None:
     for turn, label in (
         ("F0", "safe"),
