@@ -22,7 +22,9 @@ _TURN = re.compile(
     r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]"
 )
 _MANY = 16
-_WORDS = re.compile(r"\w\W*\w")  # below two letters there is nothing to classify
+_LETTER = re.compile(r"[^\W\d_]")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
+_FEWEST = 8  # letters, a Chinese character counting as two
 _UNREADABLE = {"reversed", "rot13"}  # readings that turn ordinary text into noise: for rules only
 
 
@@ -57,7 +59,7 @@ class Scanner:
         scores: dict[str, float] = {}
         places: dict[str, tuple[int, int]] = {}
         for view in views:
-            if view.name not in _UNREADABLE and _WORDS.search(view.text):
+            if view.name not in _UNREADABLE and _enough(view.text):
                 for score in self.classifier.scores(view.text, role, detect(view.text)):
                     if score.value > scores.get(score.label, 0.0):
                         scores[score.label] = score.value
@@ -89,6 +91,12 @@ def find_spans(text: str, role: Role) -> list[Span]:
     spans = [Span(s.kind, *view.span(s.start, s.end)) for s in found]
     spans += [Span("hidden", start, end) for _, start, end in hidden_spans(text)]
     return sorted(spans, key=lambda span: (span.start, span.end))
+
+
+def _enough(text: str) -> bool:
+    """Whether the classifier has something to go by: a greeting or a single word says too little."""
+    start = text[:4000]
+    return len(_LETTER.findall(start)) + len(_HAN.findall(start)) >= _FEWEST
 
 
 def _structure(text: str, base: View) -> list[Finding]:

@@ -175,6 +175,12 @@ REPLIES = [
 ]
 
 
+@pytest.mark.parametrize("policy", ["balanced", "strict"])
+@pytest.mark.parametrize("text", ["Hi", "OK", "Thanks!", "yes", "bomb", "你好", "谢谢", "好的", "嗯"])
+def test_a_single_word_is_no_request(policy: str, text: str) -> None:
+    assert Guard.load(policy).filter_prompt(text).action is Action.ALLOW
+
+
 def test_there_are_enough_of_them() -> None:
     assert len(ENGLISH) >= 60
     assert len(CHINESE) >= 60

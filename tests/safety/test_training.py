@@ -166,7 +166,7 @@ def test_training_is_reproducible(tmp_path: Path) -> None:
 
     data = tmp_path / "rows.jsonl"
     with data.open("w", encoding="utf-8") as file:
-        for number in range(900):
+        for number in range(3000):
             zh, role = number % 2, ("prompt", "response")[number // 2 % 2]
             text = ("今天天气第{}天很好" if zh else "the weather of day {} is fine").format(number)
             made = {
