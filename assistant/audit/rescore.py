@@ -47,8 +47,8 @@ class EngineReplay:
         tight = turn.model.dtype == self.info.dtype == "float32"
         stepwise = exact or turn.model.dtype == self.info.dtype == "int4"
         if stepwise:
-            rows, cached = self._decoded(turn.prompt_ids, reply, before)
-            tight = tight or (turn.model.dtype == self.info.dtype and cached == turn.usage.cached_tokens)
+            rows, relived = self._decoded(turn, reply, before)
+            tight = tight or (turn.model.dtype == self.info.dtype and relived)
         else:
             rows = self._in_one_pass(turn.prompt_ids, reply)
         slack = _AT_THE_CUT if tight else _NEAR_THE_CUT
@@ -70,29 +70,27 @@ class EngineReplay:
         for part in hidden.split(_ROWS):
             yield from model.logits(part)
 
-    def _decoded(self, prompt: Sequence[int], reply: Sequence[int], before: Sequence[Turn]) -> tuple[Iterator[Tensor], int]:
-        """The same, token by token through the cache, and how much of the prompt was in it.
+    def _decoded(self, turn: Turn, reply: Sequence[int], before: Sequence[Turn]) -> tuple[Iterator[Tensor], bool]:
+        """The same, token by token through the cache, and whether the cache could be brought into the state it had then.
 
-        The earlier turns are lived through again, so that the cache holds what decoding had left in it, not what reading leaves.
+        The earlier turns are lived through again, so that it holds what decoding had left in it, not what reading leaves.
         """
-        engine = self._engine
-        engine.cache.keep_prefix(())
-        for turn in before:
-            for _ in self._feed(turn.prompt_ids, [token.id for token in turn.tokens[:-1]])[0]:
+        cache, prompt, cached = self._engine.cache, turn.prompt_ids, turn.usage.cached_tokens
+        cache.keep_prefix(())
+        for earlier in before:
+            for _ in self._feed(earlier.prompt_ids, [token.id for token in earlier.tokens[:-1]]):
                 pass
-        return self._feed(prompt, reply)
+        kept = cache.keep_prefix(prompt[: cached + 1]) if cached else cache.keep_prefix(())
+        if kept < cached:  # that part stood in the cache from another conversation that began alike
+            self._engine.prefill(prompt[:cached])
+        return self._feed(prompt, reply), kept == cached or not before
 
-    def _feed(self, prompt: Sequence[int], reply: Sequence[int]) -> tuple[Iterator[Tensor], int]:
+    def _feed(self, prompt: Sequence[int], reply: Sequence[int]) -> Iterator[Tensor]:
         ids = list(prompt)
-        logits, cached = self._engine.prefill(ids)
-
-        def rows() -> Iterator[Tensor]:
-            yield logits
-            for token in reply:
-                ids.append(token)
-                yield self._engine.prefill(ids)[0]
-
-        return rows(), cached
+        yield self._engine.prefill(ids)[0]
+        for token in reply:
+            ids.append(token)
+            yield self._engine.prefill(ids)[0]
 
     def _would_end(self, logits: Tensor, reply: Sequence[int], turn: Turn, slack: float) -> bool:
         kept = sampler.truncate(logits, reply, turn.sampling)

@@ -26,6 +26,7 @@ from assistant.errors import LedgerError, UsageError
 from assistant.store import journal, listing, migrations, reading, records, recovery, search, tree
 from assistant.store.append import Appender, Clock
 from assistant.store.checkpoint import Checkpoint, keep_outside
+from assistant.store.circumstances import Circumstances
 from assistant.store.connection import BUSY_SECONDS, as_database, connect, translated
 from assistant.store.content import PROMPT, as_part, decode, json_part, text_part
 from assistant.store.listing import Filter, Filters, TurnRow
@@ -57,6 +58,7 @@ class Ledger:
         self._timeout = timeout
         self._appender = Appender(connection, clock)
         self._presence: Presence | None = None
+        self._circumstances = Circumstances()
         self._announced = False
         self._progress: dict[str, journal.Progress] = {}
         self._unwritten: dict[str, Turn] = {}
@@ -123,9 +125,12 @@ class Ledger:
                 if connection.execute("SELECT 1 FROM ledger WHERE turn = ? LIMIT 1", (turn.id,)).fetchone():
                     raise LedgerError(f"the turn {turn.id} is already in the log: start a new turn")
                 process = self._announce(connection)
+                for kind, changed in self._circumstances.changes(turn):
+                    self._appender.append(kind, changed)
                 seq = self._appender.append("intent", fields, parts)
                 connection.execute("INSERT INTO opened VALUES (?, ?, ?)", (turn.id, seq, process))
             self._announced = True
+            self._circumstances.settle(turn)
             self._progress[turn.id] = journal.Progress()
 
     def journal(self, turn_id: str, text: str, tokens: Sequence[ReplyToken]) -> None:

@@ -60,11 +60,11 @@ def test_the_note_is_a_c2sp_checkpoint() -> None:
 def test_checkpoints_are_kept_in_the_log_and_outside(ledger: Ledger, path: Path) -> None:
     log_turn(ledger)
     point = ledger.checkpoint()
-    assert point.size == 3 and kept_outside(point.log) == [point]
+    assert point.size == 4 and kept_outside(point.log) == [point]
     assert outside_file(point.log).stat().st_mode & 0o777 == 0o600
     log_turn(ledger)
     ledger.close()  # leaves one more
-    assert [p.size for p in kept_outside(point.log)] == [3, 6]
+    assert [p.size for p in kept_outside(point.log)] == [4, 7]
     with Ledger.open(path) as again:
         assert verify(again).checkpoints == 4
     assert len(kept_outside(point.log)) == 2  # nothing was added: nothing to pin
@@ -130,7 +130,7 @@ def test_checkpoint_command(path: Path, key: Path, tmp_path: Path) -> None:
         log_turn(ledger)
     result = run("checkpoint", "--db", path, "--sign", key, "-o", tmp_path / "note")
     assert result.exit_code == 0 and result.stdout == (tmp_path / "note").read_text()
-    assert read_checkpoints(tmp_path / "note")[0].size == 3  # the one that closing made: nothing has happened since
+    assert read_checkpoints(tmp_path / "note")[0].size == 4  # the one that closing made: nothing has happened since
     assert run("verify", "--db", path, "--checkpoint", tmp_path / "note", "--key", key.with_suffix(".pub")).exit_code == 0
     forged = Checkpoint(read_checkpoints(tmp_path / "note")[0].log, 2, bytes(32))
     (tmp_path / "forged").write_text(forged.note)

@@ -48,8 +48,8 @@ def test_nothing_reaches_the_terminal_raw(db: str) -> None:
 
 def test_pages(db: str) -> None:
     result = run("list", "--db", db, "--limit", "1")
-    assert "more: --before 5" in result.stderr
-    assert "T1" in run("list", "--db", db, "--limit", "1", "--before", "5").stdout
+    assert "more: --before 6" in result.stderr
+    assert "T1" in run("list", "--db", db, "--limit", "1", "--before", "6").stdout
 
 
 def test_filters(db: str) -> None:
@@ -80,17 +80,17 @@ def test_search(db: str) -> None:
 
 def test_verify(db: str) -> None:
     result = run("verify", "--db", db)
-    assert result.exit_code == 0 and result.stdout.startswith("ok: 6 records, 2 turns, 11 texts")
+    assert result.exit_code == 0 and result.stdout.startswith("ok: 7 records, 2 turns, 11 texts")
     assert json.loads(run("verify", "--json", "--db", db).stdout)["outcome"] == "ok"
 
 
 def test_export(db: str, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in run("export", "--db", db).stdout.splitlines()]
-    assert lines[0]["header"]["size"] == lines[-1]["footer"]["size"] == 6
-    assert lines[3]["content"]["reply"]["text"] == "It is sunny."
+    assert lines[0]["header"]["size"] == lines[-1]["footer"]["size"] == 7
+    assert lines[4]["content"]["reply"]["text"] == "It is sunny."
     out = tmp_path / "log.jsonl"
     assert run("export", "--db", db, "-o", str(out)).exit_code == 0
-    assert out.stat().st_mode & 0o777 == 0o600 and len(out.read_text().splitlines()) == 8
+    assert out.stat().st_mode & 0o777 == 0o600 and len(out.read_text().splitlines()) == 9
     result = run("export", "--db", db, "-o", str(tmp_path / "no" / "such" / "folder.jsonl"))
     assert result.exit_code == 3 and "cannot be written" in result.stderr
 

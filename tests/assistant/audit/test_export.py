@@ -101,7 +101,7 @@ def edited(change: Callable[[list[Any]], object]) -> Callable[[str], str]:
 
 
 def swap(lines: list[Any]) -> None:
-    lines[3], lines[4] = lines[4], lines[3]
+    lines[4], lines[5] = lines[5], lines[4]
 
 
 HOSTILE: dict[str, tuple[Callable[[str], str], int]] = {
@@ -116,29 +116,29 @@ HOSTILE: dict[str, tuple[Callable[[str], str], int]] = {
         lambda text: text.replace('"seq":', '"seq": 1, "seq":', 1).replace('"seq": 2', '"seq": 2', 1),
         3,
     ),
-    "duplicate keys in a record": (edited(lambda v: v[3].update(record=v[3]["record"].replace("{", '{"v":2,', 1))), 3),
-    "NaN": (lambda text: text.replace('"size": 12', '"size": NaN', 1), 3),
-    "infinity in a record": (edited(lambda v: v[3].update(record=v[3]["record"].replace('"v":1', '"v":1e400'))), 3),
-    "lone surrogates": (edited(lambda v: v[3].update(record=v[3]["record"].replace("T1", "\ud800"))), 3),
+    "duplicate keys in a record": (edited(lambda v: v[4].update(record=v[4]["record"].replace("{", '{"v":2,', 1))), 3),
+    "NaN": (lambda text: text.replace('"size": 13', '"size": NaN', 1), 3),
+    "infinity in a record": (edited(lambda v: v[4].update(record=v[4]["record"].replace('"v":1', '"v":1e400'))), 3),
+    "lone surrogates": (edited(lambda v: v[4].update(record=v[4]["record"].replace("T1", "\ud800"))), 3),
     "no header": (edited(lambda v: v.pop(0)), 3),
     "no footer": (edited(lambda v: v.pop()), 3),
     "cut off": (lambda text: text[: len(text) // 2], 3),
     "more after the footer": (lambda text: text + text.splitlines()[1] + "\n", 3),
     "future schema": (edited(lambda v: v[0]["header"].update(schema_version=99)), 3),
-    "missing record": (edited(lambda v: v.pop(3)), 3),
+    "missing record": (edited(lambda v: v.pop(4)), 3),
     "swapped records": (edited(swap), 3),
-    "other record": (edited(lambda v: v[3].update(record=v[3]["record"].replace('"allow"', '"block"'))), 4),
-    "other text": (edited(lambda v: v[3]["content"]["reply"].update(text="forged")), 4),
-    "other salt": (edited(lambda v: v[3]["content"]["reply"].update(salt="00" * 32)), 4),
-    "text left out": (edited(lambda v: v[3]["content"].pop("reply")), 4),
-    "text added": (edited(lambda v: v[3]["content"].update(x=v[3]["content"]["reply"])), 4),
-    "wrong base64": (edited(lambda v: v[3]["content"].update(tokens={"codec": "x", "salt": "", "base64": "%"})), 3),
+    "other record": (edited(lambda v: v[4].update(record=v[4]["record"].replace('"allow"', '"block"'))), 4),
+    "other text": (edited(lambda v: v[4]["content"]["reply"].update(text="forged")), 4),
+    "other salt": (edited(lambda v: v[4]["content"]["reply"].update(salt="00" * 32)), 4),
+    "text left out": (edited(lambda v: v[4]["content"].pop("reply")), 4),
+    "text added": (edited(lambda v: v[4]["content"].update(x=v[4]["content"]["reply"])), 4),
+    "wrong base64": (edited(lambda v: v[4]["content"].update(tokens={"codec": "x", "salt": "", "base64": "%"})), 3),
     "other root": (edited(lambda v: v[-1]["footer"].update(root="00" * 32)), 4),
     "other log": (edited(lambda v: v[0]["header"].update(log="other")), 4),
     "bad registry": (edited(lambda v: v[-1]["footer"].update(registry=[["x"]])), 3),
     "bad checkpoint": (edited(lambda v: v[-1]["footer"].update(checkpoints=[{"note": "x"}])), 3),
-    "a record of numbers": (edited(lambda v: v[3].update(record=5)), 3),
-    "content of numbers": (edited(lambda v: v[3].update(content=5)), 3),
+    "a record of numbers": (edited(lambda v: v[4].update(record=5)), 3),
+    "content of numbers": (edited(lambda v: v[4].update(content=5)), 3),
     "a list as line": (lambda text: text.replace("\n", "\n[]\n", 1), 3),
 }
 

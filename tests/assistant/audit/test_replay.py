@@ -60,6 +60,7 @@ def rescorer(engine: Engine) -> Any:
 
 def chat(ledger: Ledger, engine: Engine, *samplings: Sampling) -> list[Turn]:
     turns: list[Turn] = []
+    engine.cache.keep_prefix(())
     for i, sampling in enumerate(samplings):
         request = Request(f"question {i}?", sampling, parent=turns[-1].id if turns else None, system="Be brief.")
         *_, last = respond(request, engine=engine, guard=OpenGuard(), ledger=ledger)  # type: ignore[arg-type]

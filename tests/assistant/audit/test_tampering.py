@@ -50,43 +50,43 @@ def rewrite_chain(c: sqlite3.Connection) -> None:
 
 
 def reply_text(c: sqlite3.Connection) -> None:
-    c.execute("UPDATE content SET body = x'f0' WHERE seq = 9 AND part = 'reply'")
+    c.execute("UPDATE content SET body = x'f0' WHERE seq = 10 AND part = 'reply'")
 
 
 def reply_text_and_salt(c: sqlite3.Connection) -> None:
-    c.execute("UPDATE content SET body = x'f0', salt = randomblob(32) WHERE seq = 9 AND part = 'reply'")
+    c.execute("UPDATE content SET body = x'f0', salt = randomblob(32) WHERE seq = 10 AND part = 'reply'")
 
 
 def swap_two_texts(c: sqlite3.Connection) -> None:
-    c.execute("UPDATE content SET seq = -seq WHERE seq IN (9, 11)")
-    c.execute("UPDATE content SET seq = CASE seq WHEN -9 THEN 11 ELSE 9 END WHERE seq < 0")
+    c.execute("UPDATE content SET seq = -seq WHERE seq IN (10, 12)")
+    c.execute("UPDATE content SET seq = CASE seq WHEN -10 THEN 12 ELSE 10 END WHERE seq < 0")
 
 
 def coding_of_a_text(c: sqlite3.Connection) -> None:
-    c.execute("UPDATE content SET codec = 'json' WHERE seq = 9 AND part = 'reply'")
+    c.execute("UPDATE content SET codec = 'json' WHERE seq = 10 AND part = 'reply'")
 
 
 def delete_a_text(c: sqlite3.Connection) -> None:
-    c.execute("DELETE FROM content WHERE seq = 9 AND part = 'reply'")
+    c.execute("DELETE FROM content WHERE seq = 10 AND part = 'reply'")
 
 
 def delete_a_text_and_pretend_an_erasure(c: sqlite3.Connection) -> None:
-    c.execute("INSERT INTO erased VALUES (9, 'reply', 10)")
+    c.execute("INSERT INTO erased VALUES (10, 'reply', 11)")
     delete_a_text(c)
 
 
 def add_a_text(c: sqlite3.Connection) -> None:
-    c.execute("INSERT INTO content VALUES (9, 'extra', 'text', randomblob(32), x'f0')")
+    c.execute("INSERT INTO content VALUES (10, 'extra', 'text', randomblob(32), x'f0')")
 
 
 def verdict_in_record(c: sqlite3.Connection) -> None:
-    edit_record(c, 9, verdict="allow")
+    edit_record(c, 10, verdict="allow")
 
 
 def record_and_leaf(c: sqlite3.Connection) -> None:
     verdict_in_record(c)
-    text = c.execute("SELECT record FROM ledger WHERE seq = 9").fetchone()[0]
-    c.execute("UPDATE ledger SET leaf = ? WHERE seq = 9", (leaf_hash(text.encode()),))
+    text = c.execute("SELECT record FROM ledger WHERE seq = 10").fetchone()[0]
+    c.execute("UPDATE ledger SET leaf = ? WHERE seq = 10", (leaf_hash(text.encode()),))
 
 
 def record_and_whole_chain(c: sqlite3.Connection) -> None:
@@ -102,15 +102,15 @@ def everything_rewritten_with_checkpoints(c: sqlite3.Connection) -> None:
 
 def cut_the_tail(c: sqlite3.Connection) -> None:
     for table in ("content", "ledger"):
-        c.execute(f"DELETE FROM {table} WHERE seq > 15")
+        c.execute(f"DELETE FROM {table} WHERE seq > 16")
     c.execute("DELETE FROM checkpoint")
     c.execute("DELETE FROM frontier")
 
 
 def drop_one_and_renumber(c: sqlite3.Connection) -> None:
-    c.execute("DELETE FROM content WHERE seq IN (8, 9)")
-    c.execute("DELETE FROM ledger WHERE seq IN (8, 9)")
-    for (seq,) in c.execute("SELECT seq FROM ledger WHERE seq > 9 ORDER BY seq").fetchall():
+    c.execute("DELETE FROM content WHERE seq IN (9, 10)")
+    c.execute("DELETE FROM ledger WHERE seq IN (9, 10)")
+    for (seq,) in c.execute("SELECT seq FROM ledger WHERE seq > 10 ORDER BY seq").fetchall():
         record = json.loads(c.execute("SELECT record FROM ledger WHERE seq = ?", (seq,)).fetchone()[0])
         record["seq"] = seq - 2
         for part, codec, salt, body in c.execute("SELECT part, codec, salt, body FROM content WHERE seq = ?", (seq,)).fetchall():
@@ -123,14 +123,14 @@ def drop_one_and_renumber(c: sqlite3.Connection) -> None:
 
 
 def drop_one(c: sqlite3.Connection) -> None:
-    c.execute("DELETE FROM content WHERE seq = 9")
-    c.execute("DELETE FROM ledger WHERE seq = 9")
+    c.execute("DELETE FROM content WHERE seq = 10")
+    c.execute("DELETE FROM ledger WHERE seq = 10")
 
 
 def swap_two_records(c: sqlite3.Connection) -> None:
-    c.execute("UPDATE ledger SET seq = -1 WHERE seq = 9")
-    c.execute("UPDATE ledger SET seq = 9 WHERE seq = 11")
-    c.execute("UPDATE ledger SET seq = 11 WHERE seq = -1")
+    c.execute("UPDATE ledger SET seq = -1 WHERE seq = 10")
+    c.execute("UPDATE ledger SET seq = 10 WHERE seq = 12")
+    c.execute("UPDATE ledger SET seq = 12 WHERE seq = -1")
 
 
 def kept_checkpoint(c: sqlite3.Connection) -> None:
@@ -190,7 +190,7 @@ def log(path: Path) -> Path:
         log_turn(ledger, prompt_verdict=BLOCK)
         for _ in range(6):
             log_turn(ledger)
-        assert ledger.query("SELECT kind, verdict FROM ledger WHERE seq = 9") == [("output", "block")]
+        assert ledger.query("SELECT kind, verdict FROM ledger WHERE seq = 10") == [("output", "block")]
     return path
 
 
@@ -265,7 +265,7 @@ def test_where_it_broke_is_told_once(log: Path) -> None:
     with Ledger.open(log, read_only=True) as ledger:
         report = verify(ledger)
     found = {(p.where, p.seq) for p in report.problems if p.tampered and p.where != "checkpoint"}
-    assert found == {("record", 9), ("tree", 21)}
+    assert found == {("record", 10), ("tree", 22)}
 
 
 def test_a_forged_append_is_not_found(log: Path) -> None:

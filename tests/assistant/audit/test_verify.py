@@ -22,7 +22,7 @@ def test_a_log_with_everything(ledger: Ledger) -> None:
     ledger.record_event("access", {"what": "list"})
     ledger.open_turn(make_turn())
     report = verify(ledger)
-    assert (report.problems, report.turns, report.size) == ([], 3, 10)
+    assert (report.problems, report.turns, report.size) == ([], 3, 11)
     assert report.contents == 1 + 3 * 5 + 1 + 3
 
 
