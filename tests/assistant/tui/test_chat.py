@@ -78,7 +78,7 @@ async def test_a_prompt_sent_meanwhile_waits_its_turn_and_can_be_taken_back():
 async def test_a_prompt_sent_while_the_model_loads_is_answered_when_it_is_there():
     session = FakeSession(loaded=False)
     async with running(session) as pilot:
-        await shows(pilot, "Loading model █████░░░░░░░ 42%")
+        await shows(pilot, "… model █████░░░░░░░ 42%")
         await say_to(pilot, "hello")
         await shows(pilot, "1 waiting")
         session.load_gate.set()
@@ -411,3 +411,31 @@ async def test_quitting_while_a_reply_is_written():
         await shows(pilot, "one")
         await pilot.press("ctrl+q")
         assert pilot.app._exit
+
+
+async def test_what_was_written_and_not_sent_is_there_the_next_time():
+    ledger = MemoryLedger([make_turn(1, "hi", "there", None, "C1")])
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        pilot.app.chat.prompt.load_text("for a new chat [/x]")
+        pilot.app.chat.open_conversation("C1")
+        await shows(pilot, "there")
+        assert pilot.app.chat.prompt.text == ""
+        pilot.app.chat.prompt.load_text("for the old one")
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "for a new chat [/x]")
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        await shows(pilot, "for a new chat [/x]")
+        pilot.app.chat.open_conversation("C1")
+        await shows(pilot, "for the old one")
+        await pilot.press("enter")
+        await idle(pilot)
+    async with running(FakeSession(ledger=ledger), conversation="C1") as pilot:
+        await shows(pilot, "there")
+        assert pilot.app.chat.prompt.text == ""
+
+
+async def test_typing_beside_the_message_box_goes_into_it():
+    ledger = MemoryLedger([make_turn(1, "hi", "there", None, "C1")])
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        await pilot.press("ctrl+f", "enter", "x", "y")
+        await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "xy")
