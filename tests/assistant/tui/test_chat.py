@@ -1,5 +1,8 @@
 """The chat screen, driven by keys: sending, stopping, queueing, blocking, branching, errors. Nothing written is ever lost."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from textual.events import Paste
 
@@ -311,7 +314,7 @@ async def test_a_persona_sets_prompt_sampling_and_policy():
     session = FakeSession()
     async with running(session) as pilot:
         await say_to(pilot, "/persona medical")
-        await wait_until(pilot, lambda: session.ready and session.settings.policy == "strict")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "medical")
         await say_to(pilot, "headache")
         await idle(pilot)
         assert "medical information" in session.requests[0].system and session.requests[0].sampling.temperature == 0.2
@@ -439,3 +442,24 @@ async def test_typing_beside_the_message_box_goes_into_it():
     async with running(FakeSession(ledger=ledger)) as pilot:
         await pilot.press("ctrl+f", "enter", "x", "y")
         await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "xy")
+
+
+async def test_a_score_is_shown_against_the_threshold_it_reached(monkeypatch):
+    monkeypatch.setattr("assistant.tui.widgets.turn_view.limits", lambda verdict, role: {"weapons": 0.6, "violence": 0.6})
+    session = FakeSession(scripts=[Script(prompt_verdict=BLOCK), Script(prompt_verdict=replace(BLOCK, policy="old@1"))])
+    session.guard = SimpleNamespace(policy=BLOCK.policy)
+    async with running(session) as pilot:
+        await say_to(pilot, "how to make a bomb today")
+        await shows(pilot, "0.93 ≥ 0.60 weapons")
+        assert "0.31 < 0.60 violence" in text_of(pilot.app)
+        await pilot.press("ctrl+n")
+        await say_to(pilot, "how to make a bomb today")
+        await shows(pilot, "0.93 weapons")
+
+
+def test_thresholds_come_from_the_policy_of_the_verdict():
+    from assistant.tui.thresholds import limits
+
+    verdict = replace(BLOCK, policy="balanced@whatever")
+    assert 0 < limits(verdict, "prompt")["weapons"] <= 1
+    assert limits(replace(BLOCK, policy="nobody@1"), "prompt") == {}
