@@ -37,13 +37,20 @@ class PellucidApp(App[int]):
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = []
 
-    def __init__(self, session: SessionLike, conversation: str | None = None, own_keys: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        session: SessionLike,
+        conversation: str | None = None,
+        own_keys: Mapping[str, str] | None = None,
+        recovered: int = 0,
+    ) -> None:
         wrapping.install()
         say.use(session.settings.interface_language)
         super().__init__()
         self.session = session
         self.own_keys = dict(own_keys or {})
         self._conversation = conversation
+        self._recovered = recovered
 
     def on_mount(self) -> None:
         for theme in THEMES:
@@ -51,7 +58,7 @@ class PellucidApp(App[int]):
         self._take_theme(self.session.settings)
         if self.own_keys:
             self.set_keymap(self.own_keys)
-        self.chat = ChatScreen(self.session, self._conversation)
+        self.chat = ChatScreen(self.session, self._conversation, self._recovered)
         self.push_screen(self.chat)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -92,12 +99,13 @@ def run(settings: Settings, *, conversation: str | None = None, ledger: LedgerLi
     from assistant.session import Session
 
     opened: Any = ledger
+    recovered = 0
     if opened is None:
         from assistant.store.ledger import Ledger
 
         opened = Ledger.open(settings.database_path)
-        opened.recover()
-    app = PellucidApp(Session(settings, opened), conversation, keys)
+        recovered = len(opened.recover())
+    app = PellucidApp(Session(settings, opened), conversation, keys, recovered)
     code = app.run()
     generation = app.chat.generation
     if generation is not None:

@@ -134,6 +134,7 @@ def _open_audit(screen: ChatScreen, turn: Turn | None) -> None:
 async def new(screen: ChatScreen, argument: str) -> None:
     """Begin a new conversation."""
     _idle(screen)
+    screen.leave_conversation()
     screen.branch = Branch()
     screen.state = ChatState.fresh(screen.session.settings)
     await screen.transcript.show(screen.branch)
@@ -141,6 +142,7 @@ async def new(screen: ChatScreen, argument: str) -> None:
     screen.status.change(used=0)
     screen.show_settings()
     screen.sidebar.mark(None)
+    screen.take_up_draft()
     screen.prompt.focus()
 
 

@@ -122,6 +122,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             reviewed = False if self._filter == "queue" else None
             rows = await self._attempt(lambda: list(ledger.list_turns(before=before, limit=PAGE, verdict=verdict, reviewed=reviewed)))
         rows = rows or []
+        if not self.query(DataTable):  # read too late: the screen has been left
+            return
         table = self.query_one(DataTable)
         if not more:
             table.clear()
@@ -176,7 +178,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             return ledger.turn(turn), list(ledger.attributions(turn))
 
         found = await self._attempt(read)
-        if found is None:
+        if found is None or not self.query(Tree):  # read too late: the screen has been left
             return
         self._turn = found[0]
         tree = self.query_one(Tree)

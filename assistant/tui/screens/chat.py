@@ -15,9 +15,13 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import Key
 from textual.message import Message
 from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Input, TextArea
 
+from assistant import paths
 from assistant.errors import PellucidError, UsageError
 from assistant.events import Event, Finished, Prefilled, PromptChecked, Token
 from assistant.pipeline import Request
@@ -26,6 +30,7 @@ from assistant.tui import attachments, commands, deeds
 from assistant.tui.backend import SessionLike
 from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState, Wish
+from assistant.tui.drafts import Drafts
 from assistant.tui.generation import Ended, Failed, Generation
 from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_background
 from assistant.tui.sanitize import one_line, sanitize
@@ -42,6 +47,7 @@ from assistant.tui.widgets.welcome import Welcome
 
 _T = TypeVar("_T")
 _OF_THE_ENGINE = ("model", "device", "dtype", "threads", "context")
+_DRAFT_EVERY = 1.0  # seconds
 _REFRESH = 0.1  # seconds: ten updates a second look smooth and leave the processor to the model
 
 
@@ -59,7 +65,7 @@ class ChatScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]  # noqa: RUF012 (declared by Screen)
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (9, "-short"), (16, "-tall")]  # noqa: RUF012
 
-    def __init__(self, session: SessionLike, conversation: str | None = None) -> None:
+    def __init__(self, session: SessionLike, conversation: str | None = None, recovered: int = 0) -> None:
         super().__init__()
         self.session = session
         self.state = ChatState.fresh(session.settings)
@@ -68,6 +74,9 @@ class ChatScreen(Screen[None]):
         self.load_error: Exception | None = None
         self._live: TurnView | None = None
         self._first_conversation = conversation
+        self._recovered = recovered
+        self._drafts = Drafts(paths.state_dir() / "drafts.json")
+        self._draft_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="columns"):
@@ -94,6 +103,11 @@ class ChatScreen(Screen[None]):
             self.open_conversation(self._first_conversation)
         else:
             self._recall_prompts()
+        self._drafts.read()
+        if not self._first_conversation:
+            self.take_up_draft()
+        if self._recovered:
+            self.tell(say.counted("chat.recovered", self._recovered), "warning")
         if not self.session.ready:
             self.load_model()
 
@@ -254,6 +268,36 @@ class ChatScreen(Screen[None]):
         self.sidebar.refresh_rows()
         await self._pump()
 
+    # -- drafts ------------------------------------------------------------------------------------------------------
+
+    @on(PromptInput.Changed, "#prompt")
+    def _typed(self) -> None:
+        if self._draft_timer is None:
+            self._draft_timer = self.set_timer(_DRAFT_EVERY, self.keep_draft)
+
+    def keep_draft(self) -> None:
+        """Keep what is in the message box; a folder that cannot be written is told."""
+        self._draft_timer = None
+        try:
+            self._drafts.keep(self.branch.conversation, "" if self.state.editing else self.prompt.full_text)
+            self._drafts.save()
+        except UsageError as error:
+            self.tell(str(error), "warning")
+
+    def leave_conversation(self) -> None:
+        """Keep the draft of the conversation that is left, and empty the box."""
+        self.keep_draft()
+        self.prompt.load_text("")
+
+    def take_up_draft(self) -> None:
+        """Put the conversation's draft into the empty message box."""
+        draft = self._drafts.get(self.branch.conversation)
+        if draft and not self.prompt.text:
+            self.prompt.put(draft)
+
+    def on_unmount(self) -> None:
+        self.keep_draft()
+
     # -- conversations -----------------------------------------------------------------------------------------------
 
     @work(exclusive=True, group="open")
@@ -265,6 +309,8 @@ class ChatScreen(Screen[None]):
         branch = await self.attempt(lambda: self._read_branch(conversation, turn))
         if branch is None:
             return
+        if branch.conversation != self.branch.conversation:
+            self.leave_conversation()
         self.branch = branch
         self.state.continue_from(branch, self.session.settings)
         await self.transcript.show(branch, turn)
@@ -273,6 +319,7 @@ class ChatScreen(Screen[None]):
         self.status.change(used=branch.tip.usage.prompt_tokens + branch.tip.usage.reply_tokens if branch.tip else 0)
         self.show_settings()
         self.sidebar.mark(branch.conversation)
+        self.take_up_draft()
 
     def _read_branch(self, conversation: str, turn: str | None) -> Branch:
         ledger = self.session.ledger
@@ -313,6 +360,13 @@ class ChatScreen(Screen[None]):
             await deeds.DEEDS[id](self, argument)
         except PellucidError as error:
             self.tell(str(error), "warning")
+
+    def on_key(self, event: Key) -> None:
+        """Typing where nothing takes text goes into the message box."""
+        if event.is_printable and event.character and not isinstance(self.focused, Input | TextArea | TurnView):
+            event.stop()
+            self.prompt.focus()
+            self.prompt.insert(event.character)
 
     def action_to_prompt(self) -> None:
         """Leave the message cursor."""

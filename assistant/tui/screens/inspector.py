@@ -106,6 +106,8 @@ class InspectorScreen(Screen[str]):
         try:
             self._turn = await asyncio.to_thread(ledger.turn, self._turn_id)
             self._kept = list(await asyncio.to_thread(ledger.attributions, self._turn_id))
+            if not self.query(TokenView):  # read too late: the screen has been left
+                return
         except PellucidError as error:
             self._say(str(error), "$text-error")
             return

@@ -4,6 +4,9 @@ category, score, why in one sentence, and what one can do. Shown for all but `al
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from textual.content import Content
 from textual.widgets import Static
 
@@ -13,12 +16,14 @@ from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
 from safety.verdict import Action, Verdict
 
+_NONE: Mapping[str, float] = MappingProxyType({})
+
 
 class VerdictCard(Static):
     """What the guard decided about a prompt or a reply."""
 
-    def __init__(self, verdict: Verdict, where: str, advice: str = "") -> None:
-        super().__init__(card_body(verdict, advice), classes=f"card -{verdict.action.value}", markup=False)
+    def __init__(self, verdict: Verdict, where: str, advice: str = "", limits: Mapping[str, float] = _NONE) -> None:
+        super().__init__(card_body(verdict, advice, limits), classes=f"card -{verdict.action.value}", markup=False)
         self.border_title = card_title(verdict, where)
 
 
@@ -30,7 +35,7 @@ def card_title(verdict: Verdict, where: str) -> Content:
     return Content(" · ".join(words))
 
 
-def card_body(verdict: Verdict, advice: str = "") -> Content:
+def card_body(verdict: Verdict, advice: str = "", limits: Mapping[str, float] = _NONE) -> Content:
     """The reason, help where the category has some, the strongest categories as bars, the rules that spoke, the advice."""
     lines: list[Content] = []
     if verdict.reason:
@@ -41,7 +46,11 @@ def card_body(verdict: Verdict, advice: str = "") -> Content:
         scored = sorted(verdict.categories.items(), key=lambda item: -item[1])[:3]
         for name, score in scored:
             if score >= 0.05:
-                lines.append(Content.assemble(Content.styled(bar(score, 10), "$foreground 45%"), f" {score:.2f} {category(name)}"))
+                lines.append(
+                    Content.assemble(
+                        Content.styled(bar(score, 10), "$foreground 45%"), f" {_against(score, limits.get(name))} {category(name)}"
+                    )
+                )
     rules = list(dict.fromkeys(one_line(f.rule, 30) for f in verdict.findings))[:4]
     source = [say("card.rules", rules=", ".join(rules))] if rules else []
     if verdict.policy:
@@ -51,3 +60,8 @@ def card_body(verdict: Verdict, advice: str = "") -> Content:
     if advice:
         lines.append(safe(advice, "$foreground 62%"))
     return Content("\n").join(lines)
+
+
+def _against(score: float, limit: float | None) -> str:
+    """A score, and the threshold it reached or not."""
+    return f"{score:.2f}" if limit is None else f"{score:.2f} {'≥' if score >= limit else '<'} {limit:.2f}"

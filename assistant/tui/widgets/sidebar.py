@@ -120,7 +120,10 @@ class Sidebar(Vertical):
     @on(Input.Submitted, "#search")
     def _to_rows(self, event: Input.Submitted) -> None:
         event.stop()
-        self.query_one(OptionList).focus()
+        rows = self.query_one(OptionList)
+        rows.focus()
+        if self._targets:
+            rows.highlighted = 0
 
     @on(OptionList.OptionHighlighted)
     def _near_the_end(self, event: OptionList.OptionHighlighted) -> None:

@@ -5,6 +5,7 @@ Shows a logged turn, or a turn in the making that is told of every event. Focus 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -19,6 +20,7 @@ from assistant.tui.format import footer
 from assistant.tui.rendering import marked, safe
 from assistant.tui.stages import Stages
 from assistant.tui.text import say
+from assistant.tui.thresholds import limits
 from assistant.tui.widgets.card import VerdictCard, card_body, card_title
 from assistant.tui.widgets.reply import Reply
 from assistant.turn import Turn
@@ -125,16 +127,23 @@ class TurnView(Vertical, can_focus=True):
         elif shown:
             shown[0].border_title = card_title(verdict, "reply")
             shown[0].set_classes(f"card of-reply -{verdict.action.value}")
-            shown[0].update(card_body(verdict, self._advice(verdict, "reply")))
+            shown[0].update(card_body(verdict, self._advice(verdict, "reply"), self._limits(verdict, "reply")))
         else:
             await self.mount_all(self._cards(verdict, "reply"), before=self._footer)
 
     def _cards(self, verdict: Verdict, where: str) -> list[VerdictCard]:
         if verdict.action is Action.ALLOW:
             return []
-        card = VerdictCard(verdict, where, self._advice(verdict, where))
+        card = VerdictCard(verdict, where, self._advice(verdict, where), self._limits(verdict, where))
         card.add_class(f"of-{where}")
         return [card]
+
+    def _limits(self, verdict: Verdict, where: str) -> Mapping[str, float]:
+        """The thresholds in force, as long as the verdict was given under them."""
+        guard = getattr(getattr(self.app, "session", None), "guard", None)
+        if not verdict.policy or getattr(guard, "policy", None) != verdict.policy:
+            return {}
+        return limits(verdict, "prompt" if where == "prompt" else "response")
 
     def _advice(self, verdict: Verdict, where: str) -> str:
         return say(f"advice.{where}_{verdict.action.value}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from assistant.tui.app import PellucidApp
 
 GOLDENS = Path(__file__).parent / "goldens"
+WRITE = os.environ.get("PELLUCID_GOLDENS") == "write"  # read here: the tests run without the settings of the person
 
 
 def text_of(app):
@@ -46,7 +47,7 @@ def golden(app, name):
     """The screen must be the golden file `name`. PELLUCID_GOLDENS=write makes it so (look at the diff!)."""
     path = GOLDENS / f"{name}.txt"
     shown = text_of(app) + "\n"
-    if os.environ.get("PELLUCID_GOLDENS") == "write":
+    if WRITE:
         path.parent.mkdir(exist_ok=True)
         path.write_text(shown, "utf-8")
     assert path.exists(), f"there is no golden {name}; the screen:\n{shown}"

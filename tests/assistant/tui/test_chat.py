@@ -1,5 +1,8 @@
 """The chat screen, driven by keys: sending, stopping, queueing, blocking, branching, errors. Nothing written is ever lost."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from textual.events import Paste
 
@@ -78,7 +81,7 @@ async def test_a_prompt_sent_meanwhile_waits_its_turn_and_can_be_taken_back():
 async def test_a_prompt_sent_while_the_model_loads_is_answered_when_it_is_there():
     session = FakeSession(loaded=False)
     async with running(session) as pilot:
-        await shows(pilot, "Loading model █████░░░░░░░ 42%")
+        await shows(pilot, "… model █████░░░░░░░ 42%")
         await say_to(pilot, "hello")
         await shows(pilot, "1 waiting")
         session.load_gate.set()
@@ -311,7 +314,7 @@ async def test_a_persona_sets_prompt_sampling_and_policy():
     session = FakeSession()
     async with running(session) as pilot:
         await say_to(pilot, "/persona medical")
-        await wait_until(pilot, lambda: session.ready and session.settings.policy == "strict")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "medical")
         await say_to(pilot, "headache")
         await idle(pilot)
         assert "medical information" in session.requests[0].system and session.requests[0].sampling.temperature == 0.2
@@ -411,3 +414,52 @@ async def test_quitting_while_a_reply_is_written():
         await shows(pilot, "one")
         await pilot.press("ctrl+q")
         assert pilot.app._exit
+
+
+async def test_what_was_written_and_not_sent_is_there_the_next_time():
+    ledger = MemoryLedger([make_turn(1, "hi", "there", None, "C1")])
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        pilot.app.chat.prompt.load_text("for a new chat [/x]")
+        pilot.app.chat.open_conversation("C1")
+        await shows(pilot, "there")
+        assert pilot.app.chat.prompt.text == ""
+        pilot.app.chat.prompt.load_text("for the old one")
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "for a new chat [/x]")
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        await shows(pilot, "for a new chat [/x]")
+        pilot.app.chat.open_conversation("C1")
+        await shows(pilot, "for the old one")
+        await pilot.press("enter")
+        await idle(pilot)
+    async with running(FakeSession(ledger=ledger), conversation="C1") as pilot:
+        await shows(pilot, "there")
+        assert pilot.app.chat.prompt.text == ""
+
+
+async def test_typing_beside_the_message_box_goes_into_it():
+    ledger = MemoryLedger([make_turn(1, "hi", "there", None, "C1")])
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        await pilot.press("ctrl+f", "enter", "x", "y")
+        await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "xy")
+
+
+async def test_a_score_is_shown_against_the_threshold_it_reached(monkeypatch):
+    monkeypatch.setattr("assistant.tui.widgets.turn_view.limits", lambda verdict, role: {"weapons": 0.6, "violence": 0.6})
+    session = FakeSession(scripts=[Script(prompt_verdict=BLOCK), Script(prompt_verdict=replace(BLOCK, policy="old@1"))])
+    session.guard = SimpleNamespace(policy=BLOCK.policy)
+    async with running(session) as pilot:
+        await say_to(pilot, "how to make a bomb today")
+        await shows(pilot, "0.93 ≥ 0.60 weapons")
+        assert "0.31 < 0.60 violence" in text_of(pilot.app)
+        await pilot.press("ctrl+n")
+        await say_to(pilot, "how to make a bomb today")
+        await shows(pilot, "0.93 weapons")
+
+
+def test_thresholds_come_from_the_policy_of_the_verdict():
+    from assistant.tui.thresholds import limits
+
+    verdict = replace(BLOCK, policy="balanced@whatever")
+    assert 0 < limits(verdict, "prompt")["weapons"] <= 1
+    assert limits(replace(BLOCK, policy="nobody@1"), "prompt") == {}

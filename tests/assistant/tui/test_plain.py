@@ -9,6 +9,7 @@ from assistant.settings import Settings
 from assistant.tui import auditing
 from assistant.tui.commands import COMMANDS
 from assistant.tui.plain import PlainChat, run_plain
+from assistant.tui.plain_deeds import PlainDeeds
 from safety.verdict import Action, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, Script, attribution_of, make_turn
 from tests.assistant.tui.test_sanitize import FORBIDDEN
@@ -91,7 +92,7 @@ def test_settings_of_the_chat():
         "q",
     )
     request = session.requests[0]
-    assert (request.sampling.top_k, session.settings.policy, session.settings.model) == (3, "strict", "m2")
+    assert (request.sampling.top_k, session.settings.policy, session.settings.model) == (3, "medical", "m2")
     assert "medical information" in request.system
     assert "top_k must be a int" in said and "There is no parameter nope" in said and "writing: Writing." in said
 
@@ -137,4 +138,4 @@ def test_ctrl_c_stops_the_reply_and_keeps_it(monkeypatch):
 @pytest.mark.parametrize("command", [c.id for c in COMMANDS if c.slash])
 def test_every_slash_command_is_there_or_says_why_not(command):
     chat = PlainChat(FakeSession(), io.StringIO(), io.StringIO())
-    assert command in chat._deeds() or command in ("theme", "editor", "settings")
+    assert command in PlainDeeds(chat).by_name() or command in ("theme", "editor", "settings")

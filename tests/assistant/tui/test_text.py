@@ -19,7 +19,7 @@ def test_the_languages_have_the_same_keys_and_placeholders():
     settings = {f"setting.{field.name}" for field in fields(Settings)}  # English takes these from the settings themselves
     assert set(zh) - set(en) == settings and set(en) <= set(zh)
     for key in en:
-        if key != "format.day":  # dates are built differently
+        if key != "format.day" and not key.endswith("_one"):  # dates and plurals are built differently
             assert placeholders(zh[key]) == placeholders(en[key]), key
 
 
@@ -60,4 +60,4 @@ def test_no_chinese_in_the_english_and_the_reverse():
     english, chinese = read_catalogue("en"), read_catalogue("zh")
     assert [key for key, text in english.items() if re.search("[\u4e00-\u9fff]", text)] == ["command.language.name"]
     plain = [key for key, text in chinese.items() if not re.search("[\u4e00-\u9fff]", text)]
-    assert set(plain) <= {"audit.tab_json", "plain.more", "model.size", "status.context"}
+    assert set(plain) <= {"audit.tab_json", "plain.more", "status.loading", "model.size", "status.context"}

@@ -19,6 +19,7 @@ from assistant.tui.stages import Stages
 from assistant.tui.text import say
 from assistant.tui.tokens import Unit, units
 from explain.attribution import Attribution
+from safety import policy
 from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import ALLOW, BEGAN, make_turn, tokens_of
 
@@ -273,6 +274,7 @@ def test_all_personas_are_sound(tmp_path):
     for persona in found:
         for language in ("zh", "en"):
             assert persona.name(language) and persona.about(language) and persona.system(language)
+        assert persona.policy in policy.names()
     bad = tmp_path / "bad.toml"
     for text, problem in (("colour = 1", "no field"), ("[sampling]\nheat = 1", "no sampling"), ("policy = 'x'", "must have exactly")):
         bad.write_text(text)
