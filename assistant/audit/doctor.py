@@ -77,7 +77,10 @@ def backup(ledger: Ledger, target: Path) -> int:
         copy = driver.connect(draft, isolation_level=None)
         try:
             with ledger.exclusive() as connection:
-                connection.backup(copy)
+                try:
+                    connection.backup(copy)
+                except sqlite3.Error as error:
+                    raise LedgerError(f"{target} could not be written ({error}): free some space or use another place") from error
             if (found := copy.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise LedgerError(f"the copy is damaged ({found}): run `pellucid audit doctor` on the log")
         finally:

@@ -90,10 +90,11 @@ class Ledger:
             if self._closed:
                 return
             try:
-                if self._unwritten:
-                    self._write_unwritten()
-                self._connection.execute("PRAGMA busy_timeout = 1000")  # nobody waits long for a program that ends
-                self._pin_from_time_to_time(at_least=1)
+                with translated(self.path):
+                    if self._unwritten:
+                        self._write_unwritten()
+                    self._connection.execute("PRAGMA busy_timeout = 1000")  # nobody waits long for a program that ends
+                    self._pin_from_time_to_time(at_least=1)
             finally:
                 self._closed = True
                 with contextlib.suppress(sqlite3.Error):

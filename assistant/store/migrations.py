@@ -144,6 +144,33 @@ def _ledger(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="002_views")
+def _views(db: Database) -> None:
+    """Views for people with a SQL prompt: what the tables mean, in words."""
+    for statement in (
+        """CREATE VIEW turns AS SELECT
+  o.seq, o.turn, o.conv AS conversation, i.parent, datetime(o.ts / 1000000, 'unixepoch') AS ended,
+  o.lang AS language, o.model, CAST(p.body AS TEXT) AS prompt, CAST(r.body AS TEXT) AS reply,
+  o.finish, o.verdict, o.category,
+  json_extract(o.record, '$.usage.prompt_tokens') AS prompt_tokens,
+  json_extract(o.record, '$.usage.reply_tokens') AS reply_tokens
+FROM ledger o JOIN ledger i ON i.turn = o.turn AND i.kind = 'intent'
+LEFT JOIN content p ON p.seq = i.seq AND p.part = 'prompt'
+LEFT JOIN content r ON r.seq = o.seq AND r.part = 'reply'
+WHERE o.kind IN ('output', 'interrupted')""",
+        """CREATE VIEW safety_events AS SELECT seq, turn, ended, verdict, category, prompt, reply FROM turns
+WHERE verdict <> 'allow'""",
+        """CREATE VIEW reviews AS SELECT
+  seq, turn, datetime(ts / 1000000, 'unixepoch') AS reviewed, json_extract(record, '$.side') AS side,
+  json_extract(record, '$.label') AS label, json_extract(record, '$.true_category') AS category
+FROM ledger WHERE kind = 'review'""",
+        """CREATE VIEW events AS SELECT
+  seq, datetime(ts / 1000000, 'unixepoch') AS at, kind, conv AS conversation, turn, record
+FROM ledger""",
+    ):
+        db.execute(statement)
+
+
 def _append_only(table: str) -> tuple[str, str]:
     return (
         _guard(f"{table}_no_update", f"UPDATE ON {table}", "1", f"{table} is append-only"),
