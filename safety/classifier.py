@@ -77,9 +77,7 @@ class Classifier:
 
     def save(self, path: Path) -> str:
         """Write the weights; returns their SHA-256."""
-        header = json.dumps(
-            {"format": FORMAT, "labels": list(self.labels), "calibration": self.calibration}, sort_keys=True
-        )
+        header = json.dumps({"format": FORMAT, "labels": list(self.labels), "calibration": self.calibration}, sort_keys=True)
         np.savez_compressed(path, header=np.frombuffer(header.encode(), np.uint8), table=self.table, scales=self.scales)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -14,9 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from safety.normalize import View, base_view, joined, leet_views, reversed_view, shifted_view, unspaced_view
 
-_FLAG = re.compile(
-    "\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f"
-)  # flags of regions are spelled with tags: those are emoji
+_FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f")  # flags of regions are spelled with tags: those are emoji
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 _UNSEEN = re.compile("[\ufe00-\ufe0f\U000e0020-\U000e01ef]")
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")

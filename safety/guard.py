@@ -55,9 +55,7 @@ class Guard:
             raise SafetyError(str(error)) from error
         return cls(profile, scanner, f"{profile.name}@{_fingerprint([*profile.files, *files, weights])}", language)
 
-    def filter_prompt(
-        self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None
-    ) -> Verdict:
+    def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None) -> Verdict:
         """Judge a message; `context` is (role, text) of the earlier ones, oldest first. The placeholders that are given
         out are noted in `vault`, which can put the values back."""
         return filter_prompt(

@@ -28,9 +28,7 @@ class LeakDetector:
         self._size = _ENOUGH[detect(system)]
         words = [match[0].lower() for match in _TOKEN.finditer(system)]
         self._runs = {tuple(words[i : i + self._size]) for i in range(len(words) - self._size + 1)}
-        self._starts = (
-            {tuple(words[i : i + _SUSPECT]) for i in range(len(words) - _SUSPECT + 1)} if self._runs else set()
-        )
+        self._starts = {tuple(words[i : i + _SUSPECT]) for i in range(len(words) - _SUSPECT + 1)} if self._runs else set()
 
     def find(self, text: str) -> list[Span]:
         """The passages of `text` that stand in the system prompt, left to right."""

@@ -104,9 +104,7 @@ class Moderator:
 
     def _close(self) -> str:
         out = ""
-        if self._verdict.action is not Action.BLOCK and (
-            self._checked < len(self._text) or self._released < len(self._text)
-        ):
+        if self._verdict.action is not Action.BLOCK and (self._checked < len(self._text) or self._released < len(self._text)):
             out = self._check(len(self._text), last=True)
         self._finished = True
         seen = self._text[: self._checked]
@@ -167,9 +165,7 @@ class Moderator:
             self._verdict = verdict
 
     def _judge(self, redacted: str | None) -> Verdict:
-        return judge(
-            self._look, self._policy, self._stamp, "response", self._text or self._prompt, self._language, redacted
-        )
+        return judge(self._look, self._policy, self._stamp, "response", self._text or self._prompt, self._language, redacted)
 
     def _own(self, span: Span) -> bool:
         """What the person wrote in the prompt may be said back to them."""

@@ -137,9 +137,7 @@ def _around(text: str, start: int, end: int) -> str:
 
 
 def _lists(data: Any, path: Path) -> dict[str, list[str]]:
-    if not isinstance(data, dict) or not all(
-        isinstance(v, list) and v and all(isinstance(i, str) and i for i in v) for v in data.values()
-    ):
+    if not isinstance(data, dict) or not all(isinstance(v, list) and v and all(isinstance(i, str) and i for i in v) for v in data.values()):
         raise RuleError(f"{path}: [lists] must hold lists of strings, none of them empty; correct the table")
     return data
 
@@ -171,9 +169,7 @@ def _rule(entry: Any, lists: dict[str, list[str]], chinese: bool, where: str) ->
         anchors=tuple(dict.fromkeys(anchors)),
         patterns=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry["patterns"]),
         unless=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry.get("unless", [])),
-        squeezed=tuple(
-            _compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")
-        ),
+        squeezed=tuple(_compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")),
         match=tuple(entry.get("match", [])),
         nomatch=tuple(entry.get("nomatch", [])),
     )
@@ -198,9 +194,7 @@ def _words(item: str, lists: dict[str, list[str]], where: str) -> list[str]:
     return words
 
 
-def _compile(
-    pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str
-) -> re.Pattern[str]:
+def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str) -> re.Pattern[str]:
     def named(match: re.Match[str]) -> str:
         if match[1] not in lists:
             raise RuleError(f"{where}: {match[0]} names no list of this file; add the list or correct the name")

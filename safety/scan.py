@@ -18,9 +18,7 @@ from safety.secrets import find_secrets
 from safety.verdict import Finding
 
 _CONTROL = re.compile(r"\x1b[\[\]PX^_()]|[\x90\x9b\x9d]|[\u202d\u202e]|\x1b\\")
-_TURN = re.compile(
-    r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]"
-)
+_TURN = re.compile(r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]")
 _MANY = 16
 _LETTER = re.compile(r"[^\W\d_]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
@@ -71,11 +69,7 @@ class Scanner:
 
     def _run_together(self, view: View, base: View, role: Role, shortest: int) -> list[Finding]:
         together = squeezed_view(view)
-        made = {
-            word
-            for word in self._squeezed.present(together.text)
-            if len(word) >= shortest and self._written[word] not in base.text
-        }
+        made = {word for word in self._squeezed.present(together.text) if len(word) >= shortest and self._written[word] not in base.text}
         return [_finding(match) for match in find_squeezed(self.rules, together, made, role)]
 
 

@@ -191,8 +191,6 @@ def test_the_guard_needs_no_torch() -> None:
 
 
 def test_the_package_itself_imports_next_to_nothing() -> None:
-    code = (
-        "import sys, safety.verdict; print([m for m in ('torch', 'numpy', 'assistant', 'explain') if m in sys.modules])"
-    )
+    code = "import sys, safety.verdict; print([m for m in ('torch', 'numpy', 'assistant', 'explain') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

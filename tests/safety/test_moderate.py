@@ -79,9 +79,7 @@ def test_a_secret_is_never_half_shown(guard: Guard, secret: str, before: int) ->
 def test_a_long_token_is_never_half_shown(guard: Guard) -> None:
     token = "eyJ" + "a1B2c3D4" * 100 + ".eyJ" + "e5F6g7H8" * 150 + "." + "i9J0" * 20
     moderator = guard.moderator()
-    shown = "".join(
-        moderator.feed(char).text for char in f"The token is {token} and that is all there is to it, really."
-    )
+    shown = "".join(moderator.feed(char).text for char in f"The token is {token} and that is all there is to it, really.")
     shown += moderator.finish().text
     assert "eyJ" not in shown
     assert "[SECRET_1]" in shown
