@@ -73,7 +73,7 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
 
     # 3. Generate; every token passes moderation before its text is shown.
     generation = engine.generate(ids, turn.sampling, cancel=cancel)
-    moderator = guard.moderator(prompt, system=request.system)
+    moderator = guard.moderator(prompt)
     tokens: list[ReplyToken] = []
     shown: list[str] = []
     output, finish = Verdict(Action.ALLOW), None
