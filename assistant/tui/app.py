@@ -15,6 +15,7 @@ from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.command import CommandPalette
 from textual.screen import Screen
+from textual.theme import Theme
 
 from assistant import paths
 from assistant.settings import Settings
@@ -46,6 +47,7 @@ class PellucidApp(App[int]):
     ) -> None:
         wrapping.install()
         say.use(session.settings.interface_language)
+        self._themes_by_name: dict[str, Theme] = {}
         super().__init__()
         self.session = session
         self.own_keys = dict(own_keys or {})
@@ -84,6 +86,15 @@ class PellucidApp(App[int]):
             for screen in self.screen_stack:
                 if hasattr(screen, "retranslate"):
                     screen.retranslate()
+
+    def get_theme(self, theme_name: str) -> Theme | None:
+        """Textual asks this for every line it draws and builds a table of all themes each time; here it is remembered."""
+        if theme_name not in self._themes_by_name:
+            found = super().get_theme(theme_name)
+            if found is None:
+                return None
+            self._themes_by_name[theme_name] = found
+        return self._themes_by_name[theme_name]
 
     def _take_theme(self, settings: Settings) -> None:
         self.theme = settings.theme if settings.theme in self.available_themes else DEFAULT

@@ -7,6 +7,7 @@ What a person can ask for is in `deeds`; here is what happens by itself: the mod
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
@@ -48,7 +49,8 @@ from assistant.tui.widgets.welcome import Welcome
 _T = TypeVar("_T")
 _OF_THE_ENGINE = ("model", "device", "dtype", "threads", "context")
 _DRAFT_EVERY = 1.0  # seconds
-_REFRESH = 0.1  # seconds: ten updates a second look smooth and leave the processor to the model
+_COUNT_EVERY = 0.5  # seconds
+_REFRESH = 0.125  # seconds: eight updates a second look smooth and leave the processor to the model
 
 
 @dataclass
@@ -73,6 +75,8 @@ class ChatScreen(Screen[None]):
         self.generation: Generation | None = None
         self.load_error: Exception | None = None
         self._live: TurnView | None = None
+        self._read_tokens = 0
+        self._counted_at = 0.0
         self._first_conversation = conversation
         self._recovered = recovered
         self._drafts = Drafts(paths.state_dir() / "drafts.json")
@@ -218,7 +222,7 @@ class ChatScreen(Screen[None]):
         generation = self.generation
         if generation is None or self._live is None:
             return
-        tokens = 0
+        before = self._live.stages
         for item in generation.drain():
             match item:
                 case Failed():
@@ -226,21 +230,30 @@ class ChatScreen(Screen[None]):
                 case Ended():
                     await self._ended()
                 case Token():
-                    tokens += 1
                     self._live.stages = self._live.stages.after(item)
                 case _:
                     await self._live.handle(item)
                     self._note(item)
+        if self._live is not None:
+            await self._live.catch_up()
         self.transcript.follow()
         if self._live is not None:
-            self.strip.show(self._live.stages)
-            if tokens:
-                self.status.change(used=self.status.status.used + tokens)
+            self._show_progress(before, self._live.stages)
+
+    def _show_progress(self, before: Stages, stages: Stages) -> None:
+        """Bring strip and status up to date; mere counts only now and then, as they are far from the growing text."""
+        now = time.monotonic()
+        if replace(before, tokens=0) == replace(stages, tokens=0) and now - self._counted_at < _COUNT_EVERY:
+            return
+        self._counted_at = now
+        self.strip.show(stages)
+        self.status.change(used=self._read_tokens + stages.tokens)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, PromptChecked):
             self.branch.conversation = event.conversation
         elif isinstance(event, Prefilled):
+            self._read_tokens = event.prompt_tokens
             self.status.change(used=event.prompt_tokens, context=event.context_length)
         elif isinstance(event, Finished):
             self.branch.add(event.turn)
@@ -261,8 +274,12 @@ class ChatScreen(Screen[None]):
         self.generation = None
         self._ticker.pause()
         if self._live is not None:
-            self.strip.show(self._live.stages)
+            stages = self._live.stages
+            self.strip.show(stages)
+            if stages.tokens:
+                self.status.change(used=self._read_tokens + stages.tokens)
         self._live = None
+        self.transcript.wake()
         self._show_keys()
         self.sidebar.current = self.branch.conversation
         self.sidebar.refresh_rows()
@@ -307,7 +324,7 @@ class ChatScreen(Screen[None]):
             self.tell(say("chat.busy"), "warning")
             return
         branch = await self.attempt(lambda: self._read_branch(conversation, turn))
-        if branch is None:
+        if branch is None or not self.transcript.is_attached:  # the latter: read too late, the program is being left
             return
         if branch.conversation != self.branch.conversation:
             self.leave_conversation()

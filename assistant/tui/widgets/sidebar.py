@@ -76,6 +76,8 @@ class Sidebar(Vertical):
 
     def show_conversations(self, rows: Sequence[Any], append: bool) -> None:
         """Show a page of conversations."""
+        if not self.query(OptionList):  # read too late: the program is being left
+            return
         if not append:
             self._clear()
         self._complete = len(rows) < PAGE
@@ -85,6 +87,8 @@ class Sidebar(Vertical):
 
     def show_hits(self, hits: Sequence[Any]) -> None:
         """Show what a search found."""
+        if not self.query(OptionList):
+            return
         self._clear()
         self._complete = True
         self._add([(hit.conversation, hit.turn) for hit in hits], [_hit(hit, self._width) for hit in hits])

@@ -42,6 +42,7 @@ class TurnView(Vertical, can_focus=True):
         self.stages = Stages.of(turn) if turn else Stages(running=True)
         self.position = position
         self._expanded = False
+        self._said = ""
         self._prompt = Static(self._prompt_content(), classes="prompt-text", markup=False)
         self._reply = Reply(turn.reply if turn else None)
         self._footer = Static(self._footer_content(), classes="turn-footer", markup=False)
@@ -57,7 +58,7 @@ class TurnView(Vertical, can_focus=True):
         yield self._footer
 
     def on_mount(self) -> None:
-        self._reply.display = bool(self._reply.text.strip())
+        self._show_reply(bool(self._reply.text.strip()))
         if self.turn is not None:
             self.set_class(self.turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
 
@@ -77,32 +78,36 @@ class TurnView(Vertical, can_focus=True):
             case Notice():
                 await self.mount(_notice(event.text), before=self._reply)
             case Text():
-                self._reply.display = True
+                self._show_reply(True)
                 await self._reply.feed(event.text)
             case Moderated() if event.final or event.verdict.action is not Action.ALLOW:
                 await self._show_output(event.verdict)
             case Withdrawn():
                 self.add_class("-withdrawn")
                 await self._reply.finish(event.refusal)
-                self._reply.display = True
+                self._show_reply(True)
                 await self._show_output(event.verdict)
             case Finished():
                 await self._finish(event.turn)
             case _:
                 pass
-        self._footer.update(self._footer_content())
+        self._say_footer()
+
+    async def catch_up(self) -> None:
+        """Show what was held back."""
+        await self._reply.catch_up()
 
     async def _finish(self, turn: Turn) -> None:
         self.turn = turn
         self.prompt = turn.prompt
         self.set_class(turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
         await self._reply.finish(turn.reply)
-        self._reply.display = bool(turn.reply.strip())
+        self._show_reply(bool(turn.reply.strip()))
 
     def place(self, position: tuple[int, int]) -> None:
         """Say which of how many siblings this is."""
         self.position = position
-        self._footer.update(self._footer_content())
+        self._say_footer()
 
     def toggle_expanded(self) -> None:
         """Fold or unfold a long prompt."""
@@ -111,7 +116,7 @@ class TurnView(Vertical, can_focus=True):
 
     def retranslate(self) -> None:
         """Say everything again in the language in force."""
-        self._footer.update(self._footer_content())
+        self._say_footer()
         for card in self.query(VerdictCard):
             card.remove()
         if self.turn is not None:
@@ -159,6 +164,16 @@ class TurnView(Vertical, can_focus=True):
             text = text[:SHORT]
         findings = verdict.findings if verdict and verdict.action is not Action.REDACT else ()
         return Content.assemble(marked(text, findings), more)
+
+    def _show_reply(self, visible: bool) -> None:
+        # by class, not by inline style: a resting turn hides all its parts with a rule
+        self._reply.set_class(not visible, "-hidden")
+
+    def _say_footer(self) -> None:
+        content = self._footer_content()
+        if content.plain != self._said:
+            self._said = content.plain
+            self._footer.update(content, layout=False)
 
     def _footer_content(self) -> Content:
         if self.turn is None:

@@ -296,3 +296,19 @@ def test_kept_explanations_are_found_for_what_is_picked():
     assert find(kept, "integrated-gradients", reply, None) == (vector, None)
     assert find(kept, "integrated-gradients", reply, 1) == (single, None)
     assert find(kept, "integrated-gradients", reply, 0) is None
+
+
+def test_texts_are_joined_across_tokens_and_nothing_else():
+    from assistant.events import Text, Withdrawn
+    from assistant.tui.generation import Ended, Generation
+
+    token = Token(tokens_of("abcd")[0])
+    events = [Text("a"), token, Text("b"), token, Withdrawn("no", ALLOW), Text("c"), Text("d")]
+
+    class Session:
+        def respond(self, request, cancel=None):
+            yield from events
+
+    generation = Generation(Session(), None)
+    assert generation.join(5)
+    assert generation.drain() == [Text("ab"), token, token, Withdrawn("no", ALLOW), Text("cd"), Ended()]
