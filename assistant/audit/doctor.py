@@ -5,7 +5,6 @@ be mended.
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any, Literal
 
 from assistant import paths
 from assistant.errors import LedgerError
-from assistant.store import bulk, recovery
-from assistant.store.connection import driver
+from assistant.store import bulk, driver, recovery
 from assistant.store.ledger import Ledger
 from assistant.store.migrations import newest_version
 
@@ -38,7 +36,7 @@ def examine(ledger: Ledger) -> list[Check]:
     """Look at file modes, journal, SQLite, schema, structure, open turns and stray files. Changes nothing."""
     assert ledger.path is not None
     checks = [
-        _sqlite(),
+        _sqlite(ledger),
         _journal(ledger),
         _schema(ledger),
         *_modes(ledger.path),
@@ -74,12 +72,12 @@ def backup(ledger: Ledger, target: Path) -> int:
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        copy = driver.connect(draft, isolation_level=None)
+        copy = driver.open_file(draft, driver.key_in_force())
         try:
             with ledger.exclusive() as connection:
                 try:
                     connection.backup(copy)
-                except sqlite3.Error as error:
+                except driver.errors() as error:
                     raise LedgerError(f"{target} could not be written ({error}): free some space or use another place") from error
             if (found := copy.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise LedgerError(f"the copy is damaged ({found}): run `pellucid audit doctor` on the log")
@@ -88,18 +86,22 @@ def backup(ledger: Ledger, target: Path) -> int:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(draft, target)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
+        raise LedgerError(f"{target} could not be written ({error}): free some space or use another place") from error
+    except driver.errors() as error:
         raise LedgerError(f"{target} could not be written ({error}): free some space or use another place") from error
     finally:
         draft.unlink(missing_ok=True)
     return target.stat().st_size
 
 
-def _sqlite() -> Check:
-    version = tuple(driver.sqlite_version_info)
+def _sqlite(ledger: Ledger) -> Check:
+    with ledger.exclusive() as connection:
+        version = driver.version_of(connection)
     fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
     wal = "" if fixed else "; its WAL mode can damage a database, so the log does not use it"
-    return Check("sqlite", "ok", f"SQLite {driver.sqlite_version}{wal}")
+    encrypted = "; the log is encrypted" if driver.key_in_force() else ""
+    return Check("sqlite", "ok", f"SQLite {'.'.join(map(str, version))}{wal}{encrypted}")
 
 
 def _journal(ledger: Ledger) -> Check:

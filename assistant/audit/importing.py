@@ -14,19 +14,20 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
-from assistant.audit.export.jsonl import FORMAT
+from assistant.audit.export.jsonl import FORMAT, lines
 from assistant.audit.verify import Progress
 from assistant.errors import PellucidError
 from assistant.store import bulk, canonical, migrations
 from assistant.store.checkpoint import Checkpoint
 from assistant.store.commitment import commit
 from assistant.store.connection import as_database, connect, translated
-from assistant.store.merkle import GENESIS, Frontier, leaf_hash, link_hash
+from assistant.store.driver import KEY_VARIABLE, key_in_force, value_errors
+from assistant.store.ledger import Ledger
 
 _LONGEST_LINE = 1 << 28
-_BATCH = 1000
+_BAD_FOOTER = "the footer of the export cannot be understood ({}): nothing was imported"
 
 
 class ImportRefused(PellucidError):
@@ -39,6 +40,10 @@ class HashMismatch(ImportRefused):
     """The file is an export, but not what was written."""
 
     exit_code = 4
+
+
+class _Readable(Protocol):
+    def readline(self, limit: int = -1, /) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -54,8 +59,7 @@ class Imported:
 
 @dataclass(slots=True)
 class _State:
-    link: bytes = GENESIS
-    tree: Frontier = field(default_factory=Frontier)
+    loader: bulk.Loader
     missing: dict[tuple[int, str], None] = field(default_factory=dict)
     redacted: dict[tuple[int, str], int] = field(default_factory=dict)
     result: Imported = field(default_factory=Imported)
@@ -67,14 +71,20 @@ def import_jsonl(source: Path, target: Path, progress: Progress = lambda done, t
     """
     if target.exists() and target.stat().st_size:
         raise ImportRefused(f"{target} exists already: import into a new file with --db")
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise ImportRefused(f"{source} cannot be read: {error.strerror or error}") from error
+    with file:
+        return _build(file, target, progress)
+
+
+def _build(file: _Readable, target: Path, progress: Progress) -> Imported:
+    """Load into a draft beside the target, and put it in its place when all of it was sound."""
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with translated(target):
-            try:
-                file = source.open("rb")
-            except OSError as error:
-                raise ImportRefused(f"{source} cannot be read: {error.strerror or error}") from error
-            with file, closing(connect(draft, read_only=False)) as connection:
+            with closing(connect(draft, read_only=False)) as connection:
                 result = _load(file, connection, progress)
             _sync(draft)
             os.replace(draft, target)
@@ -84,55 +94,71 @@ def import_jsonl(source: Path, target: Path, progress: Progress = lambda done, t
     return result
 
 
-def _load(file: IO[bytes], connection: sqlite3.Connection, progress: Progress) -> Imported:
-    lines = _lines(file)
-    header = _take(next(lines, {}), "header")
+def encrypted_copy(source: Path, target: Path, progress: Progress = lambda done, total: None) -> Imported:
+    """The plain log `source` as the new file `target`, encrypted with the passphrase in force, checked on the way.
+
+    Nothing is ever written in the clear. Raises LedgerError or ImportRefused; then there is no target.
+    """
+    if not key_in_force():
+        raise ImportRefused(f"set {KEY_VARIABLE} to the passphrase of the encrypted copy first")
+    if target.exists():
+        raise ImportRefused(f"{target} exists already: choose another name for the encrypted copy")
+    with Ledger.open(source, read_only=True, key="") as ledger:
+        return _build(_Lines(lines(ledger)), target, progress)
+
+
+class _Lines:
+    """Lines that are made on demand, read like a file."""
+
+    def __init__(self, made: Iterator[str]) -> None:
+        self._made = made
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        return next(self._made, "").encode()
+
+
+def _load(file: _Readable, connection: sqlite3.Connection, progress: Progress) -> Imported:
+    entries = _lines(file)
+    header = _take(next(entries, {}), "header")
     if header.get("format") != FORMAT:
         raise ImportRefused("the file is no export of a Pellucid log (its first line is no header)")
     version, size = header.get("schema_version"), header.get("size")
     if not isinstance(version, int) or not 1 <= version <= migrations.newest_version():
         raise ImportRefused(f"the export has schema {version!r}, which this Pellucid does not know: update it")
-    state = _State()
+    state = _State(bulk.Loader(connection))
     with bulk.loading(connection):
         migrations.migrate(as_database(connection), version)
         with bulk.unguarded(connection):
-            footer = _records(lines, connection, state, size if isinstance(size, int) else 0, progress)
+            footer = _records(entries, state, size if isinstance(size, int) else 0, progress)
+            state.loader.finish()
             _finish(connection, state, header, footer)
-        bulk.rebuild(connection)
     return state.result
 
 
-def _records(
-    lines: Iterator[dict[str, Any]], connection: sqlite3.Connection, state: _State, size: int, progress: Progress
-) -> dict[str, Any]:
-    """Insert every record; the footer is what follows the last one."""
-    rows: list[tuple[int, str, bytes, bytes]] = []
-    parts: list[tuple[int, str, str, bytes, bytes]] = []
-    for entry in lines:
+def _records(entries: Iterator[dict[str, Any]], state: _State, size: int, progress: Progress) -> dict[str, Any]:
+    """Take in every record; the footer is what follows the last one."""
+    for entry in entries:
         if "footer" in entry:
-            bulk.insert(connection, rows, parts)
-            if next(lines, None) is not None:
+            if next(entries, None) is not None:
                 raise ImportRefused("there is something after the footer of the export")
             return _take(entry, "footer")
-        rows.append(_record(entry, state, parts))
-        if len(rows) >= _BATCH:
-            bulk.insert(connection, rows, parts)
-            rows, parts = [], []
-            progress(state.tree.size, max(size, state.tree.size))
+        _record(entry, state)
+        if state.loader.tree.size % 1000 == 0:
+            progress(state.loader.tree.size, max(size, state.loader.tree.size))
     raise ImportRefused("the export is cut off: it has no footer")
 
 
-def _record(entry: dict[str, Any], state: _State, parts: list[Any]) -> tuple[int, str, bytes, bytes]:
-    seq = state.tree.size + 1
+def _record(entry: dict[str, Any], state: _State) -> None:
+    seq = state.loader.tree.size + 1
     text, kept = entry.get("record"), entry.get("content")
     if entry.get("seq") != seq or not isinstance(text, str) or not isinstance(kept, dict):
         raise ImportRefused(f"record {seq} of the export is missing, or out of order")
     try:
         record = canonical.decode(text)
-        leaf = leaf_hash(text.encode())
         vouched = record.get("content", {})
         if record["seq"] != seq or not isinstance(record["kind"], str) or not isinstance(record["ts"], int):
             raise ValueError("it has another number, or no kind or time")
+        parts: list[bulk.Content] = []
         for part, value in kept.items():
             body = value["text"].encode() if "text" in value else base64.b64decode(value["base64"], validate=True)
             codec, salt = str(value["codec"]), bytes.fromhex(value["salt"])
@@ -142,17 +168,14 @@ def _record(entry: dict[str, Any], state: _State, parts: list[Any]) -> tuple[int
         state.missing |= dict.fromkeys((seq, part) for part in vouched if part not in kept)
         if record["kind"] == "redact":
             state.redacted |= {(int(at), str(part)): seq for at, part in record["erases"]}
-        bulk.probe(record)
+        state.loader.add(record, text, parts)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ImportRefused(f"record {seq} of the export cannot be understood ({error}): nothing was imported") from error
-    state.link = link_hash(state.link, leaf)
-    state.tree.add(leaf)
     state.result.contents += len(kept)
-    return seq, text, leaf, state.link
 
 
 def _finish(connection: sqlite3.Connection, state: _State, header: dict[str, Any], footer: dict[str, Any]) -> None:
-    size, root = state.tree.size, state.tree.root()
+    size, root = state.loader.tree.size, state.loader.tree.root()
     note = Checkpoint(str(header.get("log")), size, root).note
     if not (header.get("size") == footer.get("size") == size and footer.get("root") == root.hex()):
         raise HashMismatch("the records do not have the size and root that the footer states: nothing was imported")
@@ -171,13 +194,15 @@ def _finish(connection: sqlite3.Connection, state: _State, header: dict[str, Any
                 "INSERT INTO signature VALUES (?, ?, ?, ?)",
                 [(point.size, s.method, s.signer, s.text) for s in point.signatures],
             )
-    except (KeyError, TypeError, ValueError, sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
-        raise ImportRefused(f"the footer of the export cannot be understood ({error}): nothing was imported") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImportRefused(_BAD_FOOTER.format(error)) from error
+    except value_errors() as error:
+        raise ImportRefused(_BAD_FOOTER.format(error)) from error
     result = state.result
     result.log, result.size, result.root, result.erased = str(header["log"]), size, root.hex(), len(state.missing)
 
 
-def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _lines(file: _Readable) -> Iterator[dict[str, Any]]:
     number = 0
     while line := file.readline(_LONGEST_LINE):
         number += 1

@@ -16,6 +16,7 @@ from typing import Any
 from assistant.audit.selection import Selection, Target, by_turn, select
 from assistant.errors import LedgerError
 from assistant.store.content import PROMPT, REPLY
+from assistant.store.driver import errors
 from assistant.store.ledger import Ledger
 from assistant.store.search import add_to_index, indexed_texts, take_from_index
 
@@ -128,7 +129,7 @@ def _leave_no_trace(ledger: Ledger, needles: list[bytes]) -> bool:
             return False
         try:
             connection.execute("VACUUM")
-        except sqlite3.Error as error:
+        except errors() as error:
             raise LedgerError(
                 "everything was erased, but bytes of it may be left in unused corners of the file, which could not "
                 f"be written anew ({error}): free some space and run `pellucid audit doctor --repair`"

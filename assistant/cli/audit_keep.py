@@ -48,4 +48,21 @@ def backup(db: Path | None, as_json: bool, file: Path) -> None:
     print_json({"written": str(file), "bytes": size}) if as_json else say(f"written: {file} ({size} bytes)")
 
 
-COMMANDS = (doctor, backup)
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@database_options
+def encrypt(db: Path | None, as_json: bool, file: Path) -> None:
+    """Make an encrypted copy of the log in FILE, with the passphrase in PELLUCID_LEDGER_KEY (needs the extra `encrypt`).
+
+    From then on set that variable whenever the copy is used. Remove the plain log yourself once the copy verifies.
+    """
+    from dataclasses import asdict
+
+    from assistant import settings
+    from assistant.audit.importing import encrypted_copy
+
+    result = encrypted_copy(db or settings.load().database_path, file)
+    print_json(asdict(result)) if as_json else say(f"written: {file} ({result.size} records, root {result.root[:16]})")
+
+
+COMMANDS = (doctor, backup, encrypt)

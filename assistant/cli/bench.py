@@ -77,6 +77,23 @@ def explain(rounds: int, model: str | None, as_json: bool) -> None:
     show(run(settings, path, rounds), as_json)
 
 
+@bench.command()
+@click.option("--turns", type=click.IntRange(1000, 10_000_000), default=20_000, show_default=True, help="How large a log.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False), help="Where the throw-away log lies: its disk is measured.")
+@json_option
+def audit(turns: int, folder: str | None, as_json: bool) -> None:
+    """How fast the log writes, verifies, searches and opens, against its goals."""
+    from pathlib import Path
+
+    from assistant.audit import bench as measure
+
+    figures = measure.bench(turns, folder=Path(folder) if folder else None)
+    if as_json:
+        echo_json(figures)
+    else:
+        click.echo("\n".join(measure.table(figures)))
+
+
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The figures on stdout: one line each, or one JSON object."""
     if as_json:

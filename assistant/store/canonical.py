@@ -15,13 +15,27 @@ from typing import Any
 from assistant.language import clean_intake
 
 Record = dict[str, Any]
+_READ = json.JSONDecoder().raw_decode
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)  # fmt: skip
 
 
 def encode(record: Mapping[str, Any]) -> str:
     """The canonical text of a record. Floats become their shortest decimal text, strings lose NUL and lone
     surrogates.
     """
-    return json.dumps(_plain(record), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(_plain(record))
+
+
+def encode_plain(record: Mapping[str, Any]) -> str:
+    """`encode` for a record that holds nothing but what `plain` gives: quicker where there are a million."""
+    return _ENCODER.encode(record)
+
+
+def plain(record: Mapping[str, Any]) -> Record:
+    """`record` with everything that canonical JSON does not have replaced by what stands for it."""
+    return {str(key): _plain(value) for key, value in record.items()}
 
 
 def decode(text: str) -> Record:
@@ -34,7 +48,7 @@ def decode(text: str) -> Record:
 
 def loads(text: str | bytes) -> Record:
     """The record of a text that is known to be canonical: nothing is checked."""
-    record: Record = json.loads(text)
+    record: Record = _READ(text.decode() if isinstance(text, bytes) else text)[0]
     return record
 
 

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from assistant.store.canonical import Record
-from assistant.store.connection import driver
+from assistant.store.driver import newest
 from assistant.turn import Sampling, Turn
 
 
@@ -54,7 +54,7 @@ def _program() -> Record:
     out: Record = {
         "app": version,
         "python": platform.python_version(),
-        "sqlite": driver.sqlite_version,
+        "sqlite": newest.sqlite_version,
         "system": platform.system(),
         "machine": platform.machine(),
     }

@@ -1,8 +1,7 @@
 """Opening a ledger file safely, and saying in one sentence why it cannot be opened.
 
-A file that is no ledger, is damaged, or was written by a newer version is recognised from its first bytes and never
-touched. One file, readable anywhere: journal mode TRUNCATE with synchronous EXTRA, the cheapest pair that lost no
-acknowledged turn in rebuilt power failures. Freed pages are overwritten (`secure_delete`), so that erasing erases.
+One file, readable anywhere: journal mode TRUNCATE with synchronous EXTRA, the cheapest pair that lost no acknowledged turn in
+rebuilt power failures. Freed pages are overwritten (`secure_delete`), so that erasing erases.
 """
 
 from __future__ import annotations
@@ -10,45 +9,42 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import stat
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
-from sqlite_utils.utils import sqlite3 as driver  # type: ignore[attr-defined]  # a newer SQLite, where one is installed
 
 from assistant.errors import LedgerError
-from assistant.store.migrations import APPLICATION_ID, newest_version
-
-__all__ = ["as_database", "connect", "driver", "explain", "inspect_header", "translated"]
+from assistant.store import driver, header
 
 BUSY_SECONDS = 15.0
-_MAGIC = b"SQLite format 3\x00"
-_OLDEST_SQLITE = (3, 38)  # the operator ->>
 
 
-def connect(path: Path | None, *, read_only: bool, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """A connection to the ledger at `path` (None: in memory). Raises LedgerError; the file is untouched then."""
-    if tuple(driver.sqlite_version_info) < _OLDEST_SQLITE:
-        raise LedgerError(f"SQLite {driver.sqlite_version} is too old for the log: install 3.38 or newer, or pysqlite3")
+def connect(path: Path | None, *, read_only: bool, timeout: float = BUSY_SECONDS, key: str | None = None) -> sqlite3.Connection:
+    """A connection to the ledger at `path` (None: in memory). Raises LedgerError; the file is untouched then.
+
+    `key` is the passphrase of an encrypted log, by default that of the environment; empty for none.
+    """
+    key = "" if path is None else driver.key_in_force() if key is None else key
     if path is None:
         target, uri = ":memory:", False
     elif read_only:
         if not path.exists():
             raise LedgerError(f"there is no log at {path}: name another with --db, or have a conversation first")
-        inspect_header(path)
-        _finish_cut_off_write(path)
+        with translated(path):
+            header.inspect(path, encrypted=bool(key))
+        _finish_cut_off_write(path, key)
         target, uri = f"{path.absolute().as_uri()}?mode=ro", True
     else:
-        _prepare(path)
+        _prepare(path, key)
         target, uri = str(path), False
     with translated(path):
-        connection: sqlite3.Connection = driver.connect(
-            target, uri=uri, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
+        connection = driver.open_file(target, key, uri=uri, timeout=timeout, check_same_thread=False, cached_statements=256)
         try:
+            if key and path is not None:
+                _check_key(connection, path)
             _configure(connection, read_only)
         except BaseException:
             connection.close()
@@ -67,7 +63,7 @@ def translated(path: Path | None) -> Iterator[None]:
     name = "the log in memory" if path is None else f"the log {path}"
     try:
         yield
-    except (sqlite3.Error, driver.Error) as error:
+    except driver.errors() as error:
         raise LedgerError(explain(error, name)) from error
     except OSError as error:
         raise LedgerError(f"{name} cannot be used: {error.strerror or error}") from error
@@ -81,7 +77,7 @@ def explain(error: Exception, name: str) -> str:
     if code.startswith("SQLITE_FULL") or "is full" in text:
         return f"the disk is full, so {name} cannot be written: free some space and try again (nothing logged was lost)"
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
-        return f"{name} cannot be written: the file or its folder is read-only; change that, or use another --db"
+        return f"{name} cannot be written: the file or its folder is read-only; change that, or name another with --db"
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
         return f"{name} is damaged ({text}): keep a copy, then see `pellucid audit doctor` or restore a backup"
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")) or "unable to open" in text:
@@ -91,53 +87,32 @@ def explain(error: Exception, name: str) -> str:
     return f"{name} refused the operation ({text}): run `pellucid audit verify`"
 
 
-def inspect_header(path: Path) -> None:
-    """Raises LedgerError when the file is no ledger of ours, is cut short, or belongs to a newer version."""
-    with translated(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise LedgerError(f"{path} is not a file: name another log with --db")
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header = file.read(100)
-    hot = any(_side_file(path, suffix) for suffix in ("-journal", "-wal"))
-    if not header.startswith(_MAGIC):
-        if not header or (hot and not header.strip(b"\x00")):
-            return  # empty, or the very first write was cut off: SQLite rolls it back
-        raise LedgerError(f"{path} is not a Pellucid log (or is encrypted): it was left as it is; name another with --db")
-    version, application = _number(header, 60), _number(header, 68)
-    if application != APPLICATION_ID:
-        raise LedgerError(f"{path} is a database of another program: it was left as it is; name another log with --db")
-    if version > newest_version():
-        raise LedgerError(
-            f"{path} was written by a newer Pellucid (schema {version}, this one knows {newest_version()}): "
-            "it was left as it is; update Pellucid"
-        )
-    page = int.from_bytes(header[16:18], "big")
-    if not hot and size < _number(header, 28) * (65536 if page == 1 else page):
-        raise LedgerError(f"{path} is damaged: it is cut short; it was left as it is; restore a backup")
-
-
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, key: str) -> None:
     """The folder (0700 when it is made here) and the file (0600) exist afterwards."""
     with translated(path):
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
-            inspect_header(path)
+            if not key or path.stat().st_size:
+                header.inspect(path, encrypted=bool(key))
             if os.name == "posix" and path.stat().st_mode & 0o077 and path.stat().st_uid == os.geteuid():
                 path.chmod(0o600)
         else:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _finish_cut_off_write(path: Path) -> None:
-    """Roll back what a program that died left half written, as SQLite does for any reader who may write the file.
-
-    A reader who may not is told by SQLite that the file is read-only.
-    """
-    if _side_file(path, "-journal") and os.access(path, os.W_OK):
-        with translated(path), contextlib.closing(driver.connect(path, timeout=BUSY_SECONDS)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+def _check_key(connection: sqlite3.Connection, path: Path) -> None:
+    """The first read tells whether the key fits; only then can it be seen whose file this is."""
+    try:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except driver.errors() as error:
+        if "not a database" in str(error):
+            message = f"{path} cannot be decrypted: {driver.KEY_VARIABLE} is not its passphrase, or it is no Pellucid log"
+            raise LedgerError(message) from error
+        raise
+    if tables:
+        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        header.check_identity(path, application, version)
 
 
 def _configure(connection: sqlite3.Connection, read_only: bool) -> None:
@@ -156,22 +131,23 @@ def _configure(connection: sqlite3.Connection, read_only: bool) -> None:
         connection.execute("PRAGMA recursive_triggers = ON")  # REPLACE then fires the delete guards
 
 
+def _finish_cut_off_write(path: Path, key: str) -> None:
+    """Roll back what a program that died left half written, as SQLite does for any reader who may write the file.
+
+    A reader who may not is told by SQLite that the file is read-only.
+    """
+    if header.has_journal(path) and os.access(path, os.W_OK):
+        with translated(path), contextlib.closing(driver.open_file(path, key, timeout=BUSY_SECONDS)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
 @cache
 def _json_is_innocuous() -> bool:
     """Whether this SQLite lets generated columns read JSON while it distrusts the schema (some builds do not)."""
-    with contextlib.closing(driver.connect(":memory:")) as connection:
+    with contextlib.closing(driver.open_file(":memory:")) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         try:
             connection.execute("CREATE TABLE probe (a TEXT, b TEXT AS (json_extract(a, '$.b')))")
-        except driver.OperationalError:
+        except driver.errors():
             return False
     return True
-
-
-def _side_file(path: Path, suffix: str) -> bool:
-    side = path.with_name(path.name + suffix)
-    return side.exists() and side.stat().st_size > 0
-
-
-def _number(header: bytes, offset: int) -> int:
-    return int.from_bytes(header[offset : offset + 4], "big")

@@ -29,8 +29,9 @@ from assistant.store.checkpoint import Checkpoint, keep_outside
 from assistant.store.circumstances import Circumstances
 from assistant.store.connection import BUSY_SECONDS, as_database, connect, translated
 from assistant.store.content import PROMPT, as_part, decode, json_part, text_part
+from assistant.store.driver import errors
 from assistant.store.listing import Filter, Filters, TurnRow
-from assistant.store.process import Presence, tidy
+from assistant.store.process import Presence
 from assistant.store.reading import Conversation
 from assistant.store.search import Hit, Side
 from assistant.turn import ReplyToken, Turn
@@ -65,14 +66,23 @@ class Ledger:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path | str, *, read_only: bool = False, timeout: float = BUSY_SECONDS, clock: Clock = time.time_ns) -> Ledger:
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        read_only: bool = False,
+        timeout: float = BUSY_SECONDS,
+        clock: Clock = time.time_ns,
+        key: str | None = None,
+    ) -> Ledger:
         """The ledger at `path`, made when there is none; `:memory:` keeps nothing. Raises LedgerError, touching
         nothing.
 
+        `key` is the passphrase of an encrypted ledger, by default that of the environment (see `driver`).
         A read-only ledger serves auditors: it never writes, so it can be read while the chat goes on.
         """
         file = None if str(path) == ":memory:" else Path(path).expanduser()
-        connection = connect(file, read_only=read_only, timeout=timeout)
+        connection = connect(file, read_only=read_only, timeout=timeout, key=key)
         ledger = cls(connection, file, read_only=read_only, timeout=timeout, clock=clock)
         try:
             with translated(file):
@@ -93,11 +103,12 @@ class Ledger:
                 with translated(self.path):
                     if self._unwritten:
                         self._write_unwritten()
-                    self._connection.execute("PRAGMA busy_timeout = 1000")  # nobody waits long for a program that ends
+                    wait = round(1000 * min(self._timeout, 5))  # nobody waits long for a program that ends
+                    self._connection.execute(f"PRAGMA busy_timeout = {wait}")
                     self._pin_from_time_to_time(at_least=1)
             finally:
                 self._closed = True
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*errors()):
                     if self._presence is not None and self._announced:
                         self._connection.execute(
                             recovery.FORGET_PROCESS,
@@ -137,7 +148,8 @@ class Ledger:
     def journal(self, turn_id: str, text: str, tokens: Sequence[ReplyToken]) -> None:
         """Write the reply so far, at most every half second. Cheap enough to be called for every token.
 
-        A failure is reported and tried again later: the whole reply is written when the turn is closed.
+        Where another program is writing just now it waits for the next token, and any other failure is reported: the whole
+        reply is written when the turn is closed.
         """
         progress = self._progress.get(turn_id)
         if progress is None:
@@ -152,7 +164,8 @@ class Ledger:
                 finally:
                     self._connection.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
         except LedgerError as error:
-            _log.warning("the reply so far could not be written down: %s", error)
+            busy = getattr(error.__cause__, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+            _log.log(logging.DEBUG if busy else logging.WARNING, "the reply so far could not be written down: %s", error)
 
     def close_turn(self, turn: Turn) -> None:
         """Write what became of an open turn. When that fails the turn stays in memory and is tried again with the next
@@ -225,7 +238,7 @@ class Ledger:
             own = self._presence.process.id if self._presence else ""
             turns = recovery.abandoned(self._connection, self.path, own)
             closed = [turn for turn in turns if recovery.close_interrupted(self._appender, turn)]
-            tidy(self.path)
+            recovery.forget_dead(self._connection, self.path)
             return closed
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -295,12 +308,12 @@ class Ledger:
         "Quotes" make a phrase, a final * takes every ending, a leading - excludes. `before` is the last `seq` of the
         page above.
         """
-        with self._reading() as connection:
+        with self._reading() as connection, reading.understood():
             return search.run(connection, query, limit=limit, before=before, which=Filter(**filters), side=side, ranked=ranked)
 
     def list_turns(self, *, before: int | None = None, limit: int = 50, **filters: Unpack[Filters]) -> list[TurnRow]:
         """A page of turns, newest first; `before` is the last `seq` of the page above."""
-        with self._reading() as connection:
+        with self._reading() as connection, reading.understood():
             return listing.read_rows(connection, Filter(**filters), before, limit)
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:

@@ -115,7 +115,7 @@ def read_rows(connection: sqlite3.Connection, which: Filter, before: int | None,
 
 def row_of(connection: sqlite3.Connection, seq: int, text: str) -> TurnRow:
     """The line for the record `seq` that ends (or opened) a turn."""
-    record = canonical.decode(text)
+    record = canonical.loads(text)
     opened, created = seq, record.get("created", 0)
     closed = record["kind"] != "intent"
     if closed:

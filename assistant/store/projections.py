@@ -7,6 +7,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from assistant.store.canonical import Record
 from assistant.store.records import CLOSING
@@ -82,7 +83,12 @@ class Tally:
 
 def day_of(ts: int) -> str:
     """The UTC day of a time in microseconds, as 2026-01-31."""
-    return (_EPOCH + timedelta(microseconds=ts)).strftime("%Y-%m-%d")
+    return _day(ts // 86_400_000_000)
+
+
+@lru_cache(maxsize=4096)
+def _day(number: int) -> str:
+    return (_EPOCH + timedelta(days=number)).strftime("%Y-%m-%d")
 
 
 def _key(record: Record) -> CountKey:

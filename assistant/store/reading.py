@@ -4,8 +4,9 @@ keep a read lock and stop the writer.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,15 @@ class Conversation:
     updated_us: int
     flagged: int
     """How many of its turns were not simply allowed."""
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """A record inside that is not what this program writes becomes a LedgerError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as error:
+        raise LedgerError(f"a record of the log cannot be read ({error!r}): run `pellucid audit verify`") from error
 
 
 def full_id(connection: sqlite3.Connection, turn: str) -> str:

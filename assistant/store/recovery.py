@@ -10,7 +10,7 @@ from pathlib import Path
 
 from assistant.store import journal, records, search
 from assistant.store.append import Appender
-from assistant.store.process import Process, is_alive
+from assistant.store.process import Process, is_alive, tidy
 from assistant.store.reading import read_turn
 from assistant.turn import Usage
 
@@ -28,6 +28,14 @@ def abandoned(connection: sqlite3.Connection, database: Path | None, own: str) -
         if id_ not in dead:
             dead[id_] = not is_alive(database, Process(id_, pid, started))
     return [turn for turn, id_, _, _ in rows if dead[id_]]
+
+
+def forget_dead(connection: sqlite3.Connection, database: Path | None) -> None:
+    """Remove the signs and rows of dead programs that left no turn open."""
+    tidy(database)
+    for row in connection.execute("SELECT id, pid, started FROM process WHERE id NOT IN (SELECT process FROM opened)").fetchall():
+        if not is_alive(database, Process(*row)):
+            connection.execute(FORGET_PROCESS, row[:1])
 
 
 def close_interrupted(appender: Appender, turn_id: str) -> bool:

@@ -103,15 +103,16 @@ def run(
 
 
 def _hit(connection: sqlite3.Connection, seq: int, terms: list[Term], side: Side | None) -> Hit:
-    record = canonical.decode(connection.execute("SELECT record FROM ledger WHERE seq = ?", (seq,)).fetchone()[0])
+    record = canonical.loads(connection.execute("SELECT record FROM ledger WHERE seq = ?", (seq,)).fetchone()[0])
     texts = indexed_texts(connection, seq, record["turn"])
+    patterns = [segment.pattern(t.words, t.prefix) for t in terms if t.wanted]
     first: tuple[Side, str, list[tuple[int, int]]] | None = None
     for name in ("prompt", "reply"):
         if side not in (None, name):
             continue
         text = texts[0] if name == "prompt" else texts[1]
-        found = segment.words(text)
-        spans = [s for t in terms if t.wanted for s in segment.find_phrase(t.words, found, t.prefix)]
+        folded = segment.fold(text)
+        spans = [match.span() for pattern in patterns for match in pattern.finditer(folded)]
         if first is None or (spans and not first[2]):
             first = ("prompt" if name == "prompt" else "reply", text, sorted(spans))
     assert first is not None

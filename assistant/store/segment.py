@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 from typing import NamedTuple
 
 _CJK = (
@@ -18,6 +17,7 @@ _CJK = (
 )
 _CJK_CHARACTER = re.compile(f"([{_CJK}])")
 _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+")
+_LETTER = rf"[^\W_{_CJK}]"
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 
@@ -33,28 +33,50 @@ def for_index(text: str) -> str:
     """`text` with every Chinese character standing alone: what goes into the index, and must go in again to be taken
     out.
     """
-    return _CJK_CHARACTER.sub(r" \1 ", text.translate(_FULL_WIDTH))
+    return text if text.isascii() else text.translate(_SPACED)
 
 
 def words(text: str) -> list[Word]:
     """The words of `text` without case and accents, as the index knows them."""
     plain = text.translate(_FULL_WIDTH)
-    return [Word(_fold(m.group()), m.start(), m.end()) for m in _WORD.finditer(plain)]
+    return [Word(_fold_word(m.group()), m.start(), m.end()) for m in _WORD.finditer(plain)]
 
 
-def find_phrase(phrase: list[str], text: list[Word], prefix: bool = False) -> list[tuple[int, int]]:
-    """Where the words of `phrase` stand in a row, as character ranges; with `prefix` the last may go on."""
-    out: list[tuple[int, int]] = []
-    count = len(phrase)
-    for i in range(len(text) - count + 1):
-        if all(text[i + k].text == phrase[k] for k in range(count - 1)) and (
-            text[i + count - 1].text.startswith(phrase[-1]) if prefix else text[i + count - 1].text == phrase[-1]
-        ):
-            out.append((text[i].start, text[i + count - 1].end))
-    return out
+def pattern(phrase: list[str], prefix: bool = False) -> re.Pattern[str]:
+    """Finds the words of `phrase` in a row in a text that went through `fold`; with `prefix` the last may go on."""
+    pieces = [w if _CJK_CHARACTER.match(w) else rf"(?<!{_LETTER}){re.escape(w)}(?!{_LETTER})" for w in phrase]
+    if prefix and not _CJK_CHARACTER.match(phrase[-1]):
+        pieces[-1] = rf"(?<!{_LETTER}){re.escape(phrase[-1])}{_LETTER}*"
+    return re.compile(r"[\W_]*".join(pieces))
 
 
-@lru_cache(maxsize=4096)
-def _fold(word: str) -> str:
-    plain = "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
-    return plain.lower()
+def fold(text: str) -> str:
+    """`text` without case and accents, character for character: places in it are places in `text`."""
+    return text.lower() if text.isascii() else text.translate(_FOLDED)
+
+
+class _Folded(dict[int, str]):
+    """What each character counts as, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        code = _FULL_WIDTH.get(code, code)
+        base = unicodedata.normalize("NFD", chr(code))[0].lower()
+        self[code] = base[0] if base else chr(code)
+        return self[code]
+
+
+class _Spaced(dict[int, str]):
+    """What each character becomes in the index, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(_FULL_WIDTH.get(code, code))
+        self[code] = f" {character} " if _CJK_CHARACTER.match(character) else character
+        return self[code]
+
+
+_FOLDED = _Folded()
+_SPACED = _Spaced()
+
+
+def _fold_word(word: str) -> str:
+    return fold("".join(c for c in unicodedata.normalize("NFC", word) if not unicodedata.combining(c)))

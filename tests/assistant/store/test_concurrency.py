@@ -32,4 +32,3 @@ def test_four_writers(path: Path) -> None:
         report = verify(ledger)
         assert (report.problems, report.turns) == ([], 100)
         assert ledger.query("SELECT count(*) FROM opened") == [(0,)]
-        assert ledger.query("SELECT count(*) FROM process") == [(0,)]

@@ -115,6 +115,20 @@ def test_a_damaged_journal_loses_only_the_tokens(path: Path) -> None:
         assert verify(ledger).outcome == "ok"
 
 
+def test_dead_programs_are_forgotten_and_living_ones_are_not(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        with ledger.exclusive() as connection:
+            connection.execute("INSERT INTO process VALUES ('0', 1, 'long ago')")
+        chat = start_chat(path)
+        try:
+            ledger.recover()
+            assert [len(id_) for (id_,) in ledger.query("SELECT id FROM process")] == [32]
+        finally:
+            kill(chat)
+        ledger.recover()
+        assert ledger.query("SELECT id FROM process") == []
+
+
 @pytest.mark.parametrize("name", ["ledger.db.live-0"])
 def test_a_forgotten_sign_of_nobody_harms_nothing(path: Path, name: str) -> None:
     path.parent.mkdir()
