@@ -120,7 +120,7 @@ async def answer(pilot, at):
 async def streaming(pilot, at):
     at.scripts.append(Script(at.words["reply"], gate_after=12))
     await say_to(pilot, at.words["ask"])
-    await wait_until(pilot, lambda: pilot.app.chat._live and pilot.app.chat._live.stages.tokens == 12)
+    await shows(pilot, "12 tok" if at.language == "en" else "12 词元")
 
 
 @scene
