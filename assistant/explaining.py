@@ -26,6 +26,7 @@ def explain_turn(
     *,
     method: str,
     token: int | None,
+    level: str = "auto",
     progress: Progress = lambda what, fraction: None,
     cancel: threading.Event | None = None,
 ) -> Attribution:
@@ -52,6 +53,7 @@ def explain_turn(
             [tokenizer.bytes_of(t.id) or tokenizer.text_of(t.id).encode() for t in turn.tokens],
             method=method,
             token=token,
+            level=level,
             baseline_id=engine.neutral_id,
             progress=lambda fraction: progress("explaining", fraction),
             cancelled=lambda: cancel is not None and cancel.is_set(),

@@ -69,6 +69,7 @@ class Session:
         *,
         method: str = "ablation",
         token: int | None = None,
+        level: str = "auto",
         progress: Progress = lambda what, fraction: None,
         cancel: threading.Event | None = None,
     ) -> Attribution:
@@ -79,8 +80,11 @@ class Session:
         from assistant.explaining import explain_turn
 
         engine = self.load_engine(progress)
-        thread = self.ledger.thread(self.ledger.turn(turn).id)
+        explained = self.ledger.turn(turn)
+        history = self.ledger.thread(explained.parent)
         with self._busy:
-            attribution = explain_turn(engine, thread[-1], thread[:-1], method=method, token=token, progress=progress, cancel=cancel)
-        self.ledger.record_attribution(thread[-1].id, attribution)
+            attribution = explain_turn(
+                engine, explained, history, method=method, token=token, level=level, progress=progress, cancel=cancel
+            )
+        self.ledger.record_attribution(explained.id, attribution)
         return attribution

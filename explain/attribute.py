@@ -9,13 +9,17 @@ import torch
 
 from explain import gradients, perturbation
 from explain.attribution import Attribution
-from explain.faithfulness import deletion_test, grade
+from explain.faithfulness import RANDOM_DRAWS, deletion_test, grade
 from explain.target import Target
-from explain.units import group
+from explain.units import LEVELS, group, limited
 
 METHODS = (perturbation.NAME, gradients.NAME)
 FORMAT = "format"
 """The role of template tokens: always kept, never scored."""
+FEATURES = 64
+"""With level `auto`, more pieces than this are joined: first those of earlier messages, to words, sentences, whole messages."""
+POSITIONS = 1024
+"""Token positions run through the model at once: the smaller, the sooner it can be stopped."""
 
 
 class Cancelled(Exception):
@@ -30,24 +34,33 @@ def attribute(
     *,
     method: str = perturbation.NAME,
     token: int | None = None,
+    level: str = "auto",
     baseline_id: int = 0,
     steps: int = 32,
-    batch: int = 16,
+    batch: int = 0,
     progress: Callable[[float], None] = lambda fraction: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Attribution:
     """Explain the whole reply, or its token number `token`.
 
-    prompt, reply: the bytes of each token; roles: parallel to the prompt, `format` for template tokens. Ablation gives one row of scores per
-    unit of the reply; integrated gradients one row for the target as a whole. Raises ValueError for an unknown method, a token outside
+    prompt, reply: the bytes of each token; roles: parallel to the prompt, `format` for template tokens. Ablation gives one row of
+    scores per unit of the reply; integrated
+    gradients one row for the whole target. Raises ValueError for an unknown method, a token outside
     the reply, or a prompt with nothing to attribute to, FloatingPointError for gradients that are not finite, Cancelled when told to stop.
     """
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: choose {' or '.join(METHODS)}")
+    if level != "auto" and level not in LEVELS:
+        raise ValueError(f"there is no level {level!r}: choose auto, {', '.join(LEVELS)}")
     if token is not None and not 0 <= token < len(reply):
         raise ValueError(f"the reply has tokens 0 to {len(reply) - 1}, not {token}")
+    batch = batch or max(1, min(16, POSITIONS // (target.prompt_length + target.reply_length)))
     began, forwards = time.perf_counter(), target.forwards
-    units = group(prompt, roles)
+    units, shown_level = group(prompt, roles), level
+    if level == "auto":
+        units, shown_level = limited(units, FORMAT, FEATURES)
+    else:
+        units = LEVELS[level](units)
     features = [unit for unit in units if unit.role != FORMAT]
     outputs = group(reply, [""] * len(reply))
     if token is not None:
@@ -55,7 +68,7 @@ def attribute(
     rows = [i for unit in outputs for i in range(unit.start, unit.end)]
     if not features:
         raise ValueError("the prompt has no words to attribute the reply to")
-    done, total = 0, len(features) + 1 + 22
+    done, total = 0, len(features) + 2 + RANDOM_DRAWS + 2
 
     def on_batch(count: int) -> None:
         nonlocal done
@@ -64,7 +77,7 @@ def attribute(
         if cancelled():
             raise Cancelled
 
-    quality: dict[str, object] = {"method": method, "features": len(features)}
+    quality: dict[str, object] = {"method": method, "features": len(features), "level": shown_level}
     if method == perturbation.NAME:
         matrix = perturbation.ablate(target, features, batch=batch, on_batch=on_batch)
         per_output = [matrix[unit.start : unit.end].sum(0).tolist() for unit in outputs]

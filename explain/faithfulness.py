@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 TOP = 3
-RANDOM_DRAWS = 20
+RANDOM_DRAWS = 12
 
 
 def deletion_test(

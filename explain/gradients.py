@@ -1,8 +1,8 @@
 """Explaining by gradients: integrated gradients at the embedding layer (Sundararajan et al. 2017, arXiv:1703.01365), with its own error.
 
-The gradient of the reply's log-probability is summed along a straight line from a baseline, in which every attributed token is replaced by a
-neutral one, to the real prompt. In exact arithmetic with infinitely many steps the scores sum to f(prompt) − f(baseline); how far they miss
-that is the completeness error, and it is always reported.
+The gradient of the reply's log-probability is summed along a straight line from a baseline, in which every attributed token is
+replaced by a neutral one, to the real prompt. In exact arithmetic with infinitely many steps the scores sum to f(prompt) −
+f(baseline); how far they miss that is the completeness error, and it is always reported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Explaining by leaving out: what happens to the reply's log-probability when a piece of the prompt is not there?
 
-Captum's FeatureAblation (Zeiler & Fergus 2014, arXiv:1311.2901) drives it, over our own forward function: one feature per unit, all variants in
-batches, all reply tokens scored by each. Captum's wrapper for language models is not used: its default path feeds the whole sequence
-again on top of the cache with current `transformers` and silently scores something else.
+Captum's FeatureAblation (Zeiler & Fergus 2014, arXiv:1311.2901) drives it, over our own forward function: one feature per unit,
+all variants in batches, all reply tokens scored by each. Captum's wrapper for language models is not used: its default path feeds
+the whole sequence again on top of the cache with current `transformers` and silently scores something else.
 """
 
 from __future__ import annotations

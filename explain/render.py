@@ -60,7 +60,8 @@ def card(attribution: Attribution) -> list[str]:
     out = [f"quality: {q['grade']}"] if "grade" in q else []
     if "deletion_drop" in q:
         out.append(
-            f"  without the {TOP} strongest pieces the reply loses {q['deletion_drop']:.2f} nats (random pieces: {q['deletion_random_mean']:.2f})"
+            f"  without the {TOP} strongest pieces the reply loses {q['deletion_drop']:.2f} nats"
+            f" (random pieces: {q['deletion_random_mean']:.2f})"
         )
     if "completeness_error" in q:
         out.append(f"  the scores miss the true difference by {q['completeness_error']:.1%}")

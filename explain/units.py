@@ -5,7 +5,7 @@ Byte-level tokenizers cut a Chinese character into up to three tokens; such piec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -45,3 +45,74 @@ def is_whole(data: bytes) -> bool:
         if byte < 0x80:
             return True
     return True  # four continuation bytes in a row: broken anyway
+
+
+def words(units: Sequence[Unit]) -> list[Unit]:
+    """Join units into words: a word begins after white space, at a change of script or role, and every Han character is its own."""
+    joined: list[Unit] = []
+    for unit in units:
+        last = joined[-1] if joined else None
+        if last is not None and last.role == unit.role and last.end == unit.start and _continues(last.text, unit.text):
+            joined[-1] = Unit(last.text + unit.text, last.start, unit.end, unit.role)
+        else:
+            joined.append(unit)
+    return joined
+
+
+def _continues(before: str, after: str) -> bool:
+    """Whether `after` belongs to the word that `before` ends with."""
+    return before[-1:].isalnum() and after[:1].isalnum() and before[-1:].isascii() and after[:1].isascii()
+
+
+def sentences(units: Sequence[Unit]) -> list[Unit]:
+    """Join units into sentences, Chinese and English; a change of role ends one."""
+    return _join(units, lambda text: text.rstrip(" \"'”’）)")[-1:] in _SENTENCE_ENDS or text.endswith("\n"))
+
+
+def turns(units: Sequence[Unit]) -> list[Unit]:
+    """Join all neighbouring units of one role: whole messages."""
+    return _join(units, lambda text: False)
+
+
+_SENTENCE_ENDS = tuple(".!?。！？；…")
+
+
+def _join(units: Sequence[Unit], ends: Callable[[str], bool]) -> list[Unit]:
+    joined: list[Unit] = []
+    closed = True
+    for unit in units:
+        if closed or joined[-1].role != unit.role or joined[-1].end != unit.start:
+            joined.append(unit)
+        else:
+            joined[-1] = Unit(joined[-1].text + unit.text, joined[-1].start, unit.end, unit.role)
+        closed = ends(joined[-1].text)
+    return joined
+
+
+LEVELS: dict[str, Callable[[Sequence[Unit]], list[Unit]]] = {
+    "token": list, "word": words, "sentence": sentences, "turn": turns,
+}  # fmt: skip
+
+
+def limited(units: Sequence[Unit], kept_role: str, limit: int) -> tuple[list[Unit], str]:
+    """Units whose number beside those of `kept_role` is at most `limit`, as fine as possible, and what was done in words.
+
+    The last message stays finer than what came before it: first the earlier messages become words, sentences, whole messages, then the last
+    one becomes words and sentences.
+    """
+
+    def count(some: Sequence[Unit]) -> int:
+        return sum(unit.role != kept_role for unit in some)
+
+    if count(units) <= limit:
+        return list(units), "token"
+    attributed = [i for i, unit in enumerate(units) if unit.role != kept_role]
+    split = attributed[-1]
+    while split and units[split - 1].role == units[attributed[-1]].role:
+        split -= 1
+    for last in ("token", "word", "sentence", "turn"):
+        for earlier in ("word", "sentence", "turn"):
+            coarse = LEVELS[earlier](units[:split]) + LEVELS[last](units[split:])
+            if count(coarse) <= limit:
+                return coarse, f"last message by {last}, earlier by {earlier}"
+    return coarse, "turn"

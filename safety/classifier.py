@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from safety.features import BUCKETS, bag, extract, windows
+from safety.features import BUCKETS, bag, extract, scale, windows
 
 FORMAT = "pellucid-classifier-1"
 
@@ -77,9 +77,7 @@ class Classifier:
 
     def save(self, path: Path) -> str:
         """Write the weights; returns their SHA-256."""
-        header = json.dumps(
-            {"format": FORMAT, "labels": list(self.labels), "calibration": self.calibration}, sort_keys=True
-        )
+        header = json.dumps({"format": FORMAT, "labels": list(self.labels), "calibration": self.calibration}, sort_keys=True)
         np.savez_compressed(path, header=np.frombuffer(header.encode(), np.uint8), table=self.table, scales=self.scales)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -89,7 +87,7 @@ class Classifier:
         if not len(buckets):
             return np.zeros(len(self.labels), np.float32)
         total = self.table[buckets].sum(0, dtype=np.int64)
-        return np.asarray(total * self.scales / np.sqrt(len(buckets)), np.float32)
+        return np.asarray(total * self.scales / scale(len(buckets)), np.float32)
 
     def logits(self, text: str, role: str, language: str) -> NDArray[np.float32]:
         """The calibrated logits of one window."""
@@ -118,7 +116,7 @@ class Classifier:
         found = extract(text)
         if len(found.buckets):
             distinct, place, count = np.unique(found.buckets, return_inverse=True, return_counts=True)
-            factor = float(self.scales[column]) * slope / np.sqrt(len(distinct))
+            factor = float(self.scales[column]) * slope / scale(len(distinct))
             share = self.table[found.buckets, column] * factor / count[place]
             ends = np.maximum(found.ends, found.starts + 1)
             per_character = share / (ends - found.starts)

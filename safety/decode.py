@@ -12,12 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-from safety.normalize import View, base_view, joined, leet_views, reversed_view, shifted_view
+from safety.normalize import View, base_view, joined, leet_views, reversed_view, shifted_view, unspaced_view
 
-_FLAG = re.compile(
-    "\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f"
-)  # flags of regions are spelled with tags: those are emoji
+_FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f")  # flags of regions are spelled with tags: those are emoji
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
+_UNSEEN = re.compile("[\ufe00-\ufe0f\U000e0020-\U000e01ef]")
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
 _BASE64 = re.compile(r"(?<![\w+/=-])[A-Za-z0-9+/_-]{16,}={0,2}(?![\w+/=-])")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?(?:[0-9A-Fa-f]{2}[ :,]?){10,}(?![0-9A-Za-z])")
@@ -31,7 +30,7 @@ _ROT13 = re.compile("rot-? ?13|caesar|凯撒|vtaber|vafgehpgvba|cebzcg|flfgrz|ce
 
 def hidden_spans(text: str) -> list[tuple[str, int, int]]:
     """Payloads written in characters that nobody sees: (what it says, start, end)."""
-    if not any(char >= "\ufe00" for char in text):
+    if not _UNSEEN.search(text):
         return []
     flags = [match.span() for match in _FLAG.finditer(text)]
     found = []
@@ -49,11 +48,15 @@ def decoded_views(text: str, base: View) -> Iterator[View]:
     hidden = hidden_spans(text)
     if hidden:
         yield _folded(joined(hidden, "hidden characters"))
-    for name, pattern, decode in _CODES:
+    for name, sign, pattern, decode in _CODES:
+        if sign and sign not in text:
+            continue
         pieces = [(plain, *m.span()) for m in pattern.finditer(text) if (plain := decode(m[0]))]
         if pieces:
             yield _folded(joined(pieces, name))
     yield from leet_views(base)
+    if unspaced := unspaced_view(base):
+        yield unspaced
     if _BACKWARDS.search(base.text) or "\u202e" in text:
         yield reversed_view(base)
     if _ROT13.search(base.text):
@@ -102,11 +105,11 @@ def _from_binary(token: str) -> str:
     return _readable(bytes(int(octet, 2) for octet in re.findall("[01]{8}", token)))
 
 
-_CODES: list[tuple[str, re.Pattern[str], Callable[[str], str]]] = [
-    ("base64", _BASE64, _from_base64),
-    ("hexadecimal", _HEX, _from_hex),
-    ("URL encoding", _PERCENT, _from_percent),
-    ("escapes", _ESCAPES, _from_escapes),
-    ("entities", _ENTITIES, html.unescape),
-    ("binary", _BINARY, _from_binary),
+_CODES: list[tuple[str, str, re.Pattern[str], Callable[[str], str]]] = [
+    ("base64", "", _BASE64, _from_base64),
+    ("hexadecimal", "", _HEX, _from_hex),
+    ("URL encoding", "%", _PERCENT, _from_percent),
+    ("escapes", "\\", _ESCAPES, _from_escapes),
+    ("entities", "&#", _ENTITIES, html.unescape),
+    ("binary", "01", _BINARY, _from_binary),
 ]

@@ -48,9 +48,7 @@ class Figures:
     milliseconds: float
 
 
-def evaluate(
-    rows: Iterable[dict[str, Any]], judge: Judge, progress: Callable[[int], None] = lambda _: None
-) -> list[Figures]:
+def evaluate(rows: Iterable[dict[str, Any]], judge: Judge, progress: Callable[[int], None] = lambda _: None) -> list[Figures]:
     """Figures over rows {text, label: safe|unsafe, role, lang}: all together, then each language."""
     labels, scores, actions, languages, times = [], [], [], [], []
     for number, row in enumerate(rows, 1):
@@ -58,9 +56,7 @@ def evaluate(
         verdict = judge.moderate(text) if row.get("role") == "response" else judge.filter_prompt(text)
         labels.append(row["label"] == "unsafe")
         scores.append(max((s for c, s in verdict.categories.items() if c not in _CONCERNS), default=0.0))
-        flagged = verdict.action in (Action.CAUTION, Action.BLOCK) and any(
-            f.category not in _CONCERNS for f in verdict.findings
-        )
+        flagged = verdict.action in (Action.CAUTION, Action.BLOCK) and any(f.category not in _CONCERNS for f in verdict.findings)
         actions.append(2 if verdict.action is Action.BLOCK else int(flagged))
         languages.append(row.get("lang") or detect(text))
         times.append(verdict.milliseconds)
@@ -119,8 +115,7 @@ def calibration_error(unsafe: NDArray[np.bool_], score: NDArray[np.float64], bin
     """Expected calibration error over equally wide bins."""
     place = np.minimum((score * bins).astype(int), bins - 1)
     gaps = [
-        abs(float(unsafe[place == b].mean()) - float(score[place == b].mean())) * float((place == b).mean())
-        for b in set(place.tolist())
+        abs(float(unsafe[place == b].mean()) - float(score[place == b].mean())) * float((place == b).mean()) for b in set(place.tolist())
     ]
     return float(sum(gaps))
 
@@ -144,17 +139,12 @@ def read_benchmark(path: Path) -> Iterator[dict[str, Any]]:
         row = _row(record)
         if row is None:
             fields = ", ".join(sorted(map(str, record)))[:200]
-            raise ValueError(
-                f"{path}, row {number}: no known benchmark has the fields {fields}; "
-                "convert it to text, label, role, lang"
-            )
+            raise ValueError(f"{path}, row {number}: no known benchmark has the fields {fields}; convert it to text, label, role, lang")
         yield row
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    with (
-        gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
-    ):
+    with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
         if {".csv", ".tsv"} & set(path.suffixes):
             yield from csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes else ",")
         elif ".jsonl" in path.suffixes:
@@ -183,9 +173,7 @@ def _row(r: dict[str, Any]) -> dict[str, Any] | None:
         return _as(" ".join(r["post_tokens"]), sum(m != "normal" for m in marks) >= 2, "post")
     if "prompt" in r and ("type" in r or "label" in r) and ("note" in r or "focus" in r):  # XSTest
         return _as(r["prompt"], str(r.get("label") or r["type"]).startswith(("unsafe", "contrast")))
-    if (
-        "Goal" in r and "Behavior" in r
-    ):  # JailbreakBench: the file of harmless goals says so in its `Label` or by its path
+    if "Goal" in r and "Behavior" in r:  # JailbreakBench: the file of harmless goals says so in its `Label` or by its path
         return _as(r["Goal"], str(r.get("Label", "harmful")).lower() != "benign")
     if "Behavior" in r and "SemanticCategory" in r:  # HarmBench
         return _as(r["Behavior"], True)

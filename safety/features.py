@@ -5,7 +5,9 @@ The text comes already folded (`normalize.base_view`). Everything is vectorised:
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,45 +40,59 @@ def windows(length: int) -> list[tuple[int, int]]:
 
 
 def extract(text: str) -> Features:
-    """All features of one window."""
+    """All features of one window, with their places."""
+    hashes, starts, widths = [], [], []
+    for values, start, width in _runs(text):
+        hashes.append(values)
+        starts.append(start)
+        widths.append(width)
+    if not hashes:
+        nothing = np.zeros(0, np.int64)
+        return Features(nothing, nothing, nothing)
+    first = np.concatenate(starts) - 1
+    return Features(
+        _bucket(np.concatenate(hashes)),
+        np.clip(first, 0, len(text)),
+        np.clip(first + np.concatenate(widths), 0, len(text)),
+    )
+
+
+def _runs(text: str) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Hashes of runs of one to five characters and of words, where they start and how long they are."""
     codes = _codes(text)
     han = (codes >= 0x3400) & (codes < 0xA000)
-    ids, starts, ends = [], [], []
-    with np.errstate(over="ignore"):
-        powers = np.cumprod(np.full(6, _BASE, np.uint64))
-        for n in range(1, 6):
-            count = len(codes) - n + 1
-            if count <= 0:
-                break
-            total = np.zeros(count, np.uint64)
-            for k in range(n):
-                total += codes[k : k + count] * powers[n - k]
-            where = np.arange(count)
-            if n < 3:  # short runs say something in Chinese only
-                where = where[han[:count]]
-            ids.append(_bucket(total[where] + np.uint64(n)))
-            starts.append(where)
-            ends.append(where + n)
-        words = [(m.start() + 1, m.end() + 1) for m in _WORD.finditer(text)]
-        if words:
-            places = np.array(words)
-            hashes = _word_hashes(codes, places)
-            for gap, salt in ((0, 101), (1, 102), (2, 103), (3, 104)):  # a word, with the next, with the ones after
-                left, right = hashes[: len(hashes) - gap], hashes[gap:]
-                pair = left * _MIX + right * _BASE * np.uint64(min(gap, 1)) + np.uint64(salt if gap < 2 else 103)
-                ids.append(_bucket(pair))
-                starts.append(places[: len(hashes) - gap, 0])
-                ends.append(places[gap:, 1])
-    return Features(
-        np.concatenate(ids) if ids else np.zeros(0, np.int64),
-        np.clip((np.concatenate(starts) if starts else np.zeros(0, np.int64)) - 1, 0, len(text)),
-        np.clip((np.concatenate(ends) if ends else np.zeros(0, np.int64)) - 1, 0, len(text)),
-    )
+    total = np.zeros(len(codes), np.uint64)
+    for n in range(1, 6):  # the hash of a run is that of the run one shorter, times the base, plus the next character
+        count = len(codes) - n + 1
+        if count <= 0:
+            break
+        total = (total[:count] + codes[n - 1 :]) * _BASE
+        where = np.flatnonzero(han[:count]) if n < 3 else np.arange(count)  # short runs say something in Chinese only
+        if len(where):
+            yield total[where] * _BASE + np.uint64(n), where, np.full(len(where), n)
+    words = [place for m in _WORD.finditer(text) for place in m.span()]
+    if not words:
+        return
+    places = np.array(words).reshape(-1, 2) + 1
+    hashes = _word_hashes(codes, places)
+    for gap, salt in ((0, 101), (1, 102), (2, 103), (3, 103)):  # a word, with the next, with the ones after
+        if gap >= len(hashes):
+            return
+        left, right = hashes[: len(hashes) - gap] * _MIX, hashes[gap:] * _BASE
+        pair = left + (right if gap else np.uint64(0)) + np.uint64(salt)
+        start = places[: len(hashes) - gap, 0]
+        yield pair, start, places[gap:, 1] - start
+
+
+def scale(count: int) -> float:
+    """What the sum of weights is divided by: the root of their number, and a little, lest one odd character decides."""
+    return math.sqrt(count + 8)
 
 
 def bag(text: str) -> NDArray[np.int64]:
     """The distinct buckets of one window."""
-    return np.unique(extract(text).buckets)
+    hashes = [values for values, _, _ in _runs(text)]
+    return np.unique(_bucket(np.concatenate(hashes))) if hashes else np.zeros(0, np.int64)
 
 
 def _codes(text: str) -> NDArray[np.uint64]:

@@ -44,7 +44,7 @@ def filter_prompt(
         if earlier:
             look = combine([look, *_in_context(text, look, earlier[-policy.max_characters :], scanner, policy)])
         hide = hidden_by(policy, "prompt", look.spans)
-        redacted = redact(text, hide, vault) if hide else None
+        redacted = redact(text, hide, vault, "\n".join(said for _, said in context)) if hide else None
         verdict = judge(look, policy, stamp, "prompt", text, language, redacted)
     return replace(verdict, milliseconds=(time.perf_counter() - started) * 1000)
 

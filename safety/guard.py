@@ -34,13 +34,13 @@ class SafetyError(Exception):
 
 
 class Guard:
-    """Judges by one policy. Holds no conversation; the vault only remembers which placeholder stands for what."""
+    """Judges by one policy. Remembers nothing: whoever wants placeholders undone keeps a `Vault` for the
+    conversation."""
 
     def __init__(self, policy: Policy, scanner: Scanner, stamp: str, language: str | None = None) -> None:
         self._policy, self._scanner, self._language = policy, scanner, language
         self.policy = stamp
         """Name and content hash of policy, rules and weights, as `balanced@1a2b3c4d`."""
-        self.vault = Vault()
 
     @classmethod
     def load(cls, policy: str = "balanced", language: str | None = None, user_rules: Path | None = None) -> Guard:
@@ -55,8 +55,9 @@ class Guard:
             raise SafetyError(str(error)) from error
         return cls(profile, scanner, f"{profile.name}@{_fingerprint([*profile.files, *files, weights])}", language)
 
-    def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = ()) -> Verdict:
-        """Judge a message; `context` is (role, text) of the earlier ones, oldest first."""
+    def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None) -> Verdict:
+        """Judge a message; `context` is (role, text) of the earlier ones, oldest first. The placeholders that are given
+        out are noted in `vault`, which can put the values back."""
         return filter_prompt(
             text,
             context=context,
@@ -64,18 +65,19 @@ class Guard:
             policy=self._policy,
             stamp=self.policy,
             language=self._language,
-            vault=self.vault,
+            vault=Vault() if vault is None else vault,
         )
 
-    def moderate(self, text: str, *, prompt: str = "") -> Verdict:
+    def moderate(self, text: str, *, prompt: str = "", system: str = "") -> Verdict:
         """Judge a whole reply, exactly as it would be judged while streaming."""
-        moderator = self.moderator(prompt)
+        moderator = self.moderator(prompt, system=system)
         moderator.feed(text)
         return moderator.finish().verdict
 
-    def moderator(self, prompt: str = "") -> Moderator:
-        """Judge a reply while it grows."""
-        return Moderator(self._scanner, self._policy, self.policy, prompt, self._language)
+    def moderator(self, prompt: str = "", *, system: str = "") -> Moderator:
+        """Judge a reply while it grows. What the person wrote in `prompt` may be said back; passages of `system` may
+        not."""
+        return Moderator(self._scanner, self._policy, self.policy, prompt, self._language, system)
 
     def refusal(self, verdict: Verdict, language: str) -> str:
         """What is shown instead of a blocked text: it says why, in `zh` or `en`; for self-harm it offers help lines."""

@@ -13,7 +13,7 @@ from safety.rules import Role
 from safety.scan import Look
 from safety.verdict import Action, Finding, Verdict
 
-_FAMILY = {"secret": "secret", "link": "exfiltration", "hidden": "control"}
+_FAMILY = {"secret": "secret", "link": "exfiltration", "hidden": "control", "leak": "attack"}
 _SHOWN = 0.01  # scores below are not reported
 
 
@@ -65,9 +65,7 @@ def deciding(policy: Policy, role: Role, scores: Mapping[str, float]) -> tuple[A
     return best, chosen
 
 
-def judge(
-    look: Look, policy: Policy, stamp: str, role: Role, text: str, language: str | None, redacted: str | None
-) -> Verdict:
+def judge(look: Look, policy: Policy, stamp: str, role: Role, text: str, language: str | None, redacted: str | None) -> Verdict:
     """The verdict about `text`. `redacted` is what to pass on when parts have to be hidden."""
     scores = category_scores(look)
     action, category = deciding(policy, role, scores)

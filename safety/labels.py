@@ -85,9 +85,9 @@ def lesson(row: Mapping[str, str]) -> Lesson | None:
     if kind in ("jailbreak", "injection"):
         return _only("attack", 0.5 if source in ("sap200", "bipia_indirect") else 1.0)
     if category.startswith(("harmfulqa", "dangerousqa")):  # broad, and not all of it harmful
-        return Lesson({}, any=True, weight=0.4)
+        return Lesson({}, any=True, weight=0.15)
     if row["role"] == "post":
-        return _only("hate" if kind == "hate" else "harassment", 0.3)
+        return _only("hate" if kind == "hate" else "harassment", 0.15)
     if source == "diasafety":
         by_kind = {"Offending User": "harassment", "Biased Opinion": "hate"}
         return _only(by_kind[category], 0.3) if category in by_kind else None

@@ -8,12 +8,8 @@ from safety.pii import Span
 
 _PICTURE = re.compile(r"!\[[^\]\n]{0,200}\]\(\s?<?(?P<v>https?://[^\s)>]{1,2000})")
 _LINK = re.compile(r"(?<!!)\[[^\]\n]{0,200}\]\(\s?<?(?P<v>https?://[^\s)>]{1,2000})")
-_TAG = re.compile(
-    r"(?i)<(?:img|iframe|script|object|embed)[^>\n]{1,200}?(?:src|data)\s?=\s?['\"]?(?P<v>https?://[^\s'\">]{1,2000})"
-)
-_LOAD = re.compile(
-    r"[?&#;][^=\s]{1,64}=[^&#\s]{24,}|[?&][^=\s]{1,64}=[^&#\s]*[{<\[]|[?#][^=&\s]{48,}|/[A-Za-z0-9+_-]{64,}"
-)
+_TAG = re.compile(r"(?i)<(?:img|iframe|script|object|embed)[^>\n]{1,200}?(?:src|data)\s?=\s?['\"]?(?P<v>https?://[^\s'\">]{1,2000})")
+_LOAD = re.compile(r"[?&#;][^=\s]{1,64}=[^&#\s]{24,}|[?&][^=\s]{1,64}=[^&#\s]*[{<\[]|[?#][^=&\s]{48,}|/[A-Za-z0-9+_-]{64,}")
 _HEAVY = re.compile(r"[?&#;][^=\s]{1,64}=[^&#\s]{80,}|[?&][^=\s]{1,64}=[^&#\s]*[{<]")
 
 

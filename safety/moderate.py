@@ -17,6 +17,7 @@ from types import MappingProxyType
 from safety import texts
 from safety.judge import combine, hidden_by, judge
 from safety.language import detect
+from safety.leak import LeakDetector
 from safety.pii import Span
 from safety.policy import Policy
 from safety.redact import Vault, redact
@@ -29,8 +30,7 @@ TAIL = 16
 _SENTENCE = re.compile(r"[.!?;:\n。!?;!?;…]")
 _KEY_START, _KEY_END = "-----BEGIN", re.compile(r"-----END [A-Z ]{0,40}-----")
 _OPEN = re.compile(  # what may still grow into something that is hidden, at the end of the text
-    r"(?:[!-~\uff01-\uff5e]{1,12000}"
-    r"|[(+]?\d[\d()+-]*(?:[ \t-][\d()+-]+){0,12}[ \t-]?"
+    r"(?:[(+]?\d[\d()+-]*(?:[ \t-][\d()+-]+){0,12}[ \t-]?"
     r"|[A-Z]{2}\d{2}(?: [0-9A-Z]{1,4}){0,8} ?"
     r"|!?\[[^\]\n]{0,200}(?:\](?:\([^)\s]{0,2000})?)?"
     r"|<[A-Za-z][^>\n]{0,400}"
@@ -39,6 +39,7 @@ _OPEN = re.compile(  # what may still grow into something that is hidden, at the
     r")\Z"
 )
 _REACH = 420
+_LONGEST = 16_000  # no key or address is longer than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,17 @@ class Moderator:
     """Judges one growing reply. Once it is blocked, nothing more is taken in or released."""
 
     def __init__(
-        self, scanner: Scanner, policy: Policy, stamp: str, prompt: str = "", language: str | None = None
+        self,
+        scanner: Scanner,
+        policy: Policy,
+        stamp: str,
+        prompt: str = "",
+        language: str | None = None,
+        system: str = "",
     ) -> None:
         self._scanner, self._policy, self._stamp = scanner, policy, stamp
         self._prompt, self._language = prompt, language
+        self._leaks = LeakDetector(system)
         self._text = ""
         self._checked = 0  # the last checkpoint
         self._released = 0
@@ -96,9 +104,7 @@ class Moderator:
 
     def _close(self) -> str:
         out = ""
-        if self._verdict.action is not Action.BLOCK and (
-            self._checked < len(self._text) or self._released < len(self._text)
-        ):
+        if self._verdict.action is not Action.BLOCK and (self._checked < len(self._text) or self._released < len(self._text)):
             out = self._check(len(self._text), last=True)
         self._finished = True
         seen = self._text[: self._checked]
@@ -124,9 +130,11 @@ class Moderator:
             return ""
         start = min(self._released, max(0, end - WINDOW))
         window = self._scanner.look(self._text[start:end], "response")
+        leaks = self._leaks.find(self._text[start:end])
+        seen = sorted([s for s in window.spans if not _within(s, leaks)] + leaks, key=lambda s: s.start)
         fresh = [
             span
-            for span in (Span(s.kind, s.start + start, s.end + start) for s in window.spans)
+            for span in (Span(s.kind, s.start + start, s.end + start) for s in seen)
             if span.start >= self._released and not self._own(span)
         ]
         shifted = Look(
@@ -157,13 +165,11 @@ class Moderator:
             self._verdict = verdict
 
     def _judge(self, redacted: str | None) -> Verdict:
-        return judge(
-            self._look, self._policy, self._stamp, "response", self._text or self._prompt, self._language, redacted
-        )
+        return judge(self._look, self._policy, self._stamp, "response", self._text or self._prompt, self._language, redacted)
 
     def _own(self, span: Span) -> bool:
         """What the person wrote in the prompt may be said back to them."""
-        return span.kind not in ("link", "hidden") and self._text[span.start : span.end] in self._prompt
+        return span.kind not in ("link", "hidden", "leak") and self._text[span.start : span.end] in self._prompt
 
     def _safe_cut(self, end: int) -> int:
         """How far the text can be shown: everything but the tail and what may be unfinished at its end."""
@@ -174,7 +180,20 @@ class Moderator:
         before = self._text[max(self._released, end - _REACH) : end]
         unfinished = _OPEN.search(before)
         opening = unfinished.start() if unfinished else len(before)
-        return max(self._released, min(cut, end - len(before) + opening))
+        opening = min(opening, self._leaks.open_from(before))
+        return max(self._released, min(cut, end - len(before) + opening, self._word_start(end)))
+
+    def _word_start(self, end: int) -> int:
+        """Where the unbroken run of printable ASCII that ends at `end` begins: an address, a number or a key may be
+        growing."""
+        start = end
+        while start > max(self._released, end - _LONGEST) and "!" <= self._text[start - 1] <= "~":
+            start -= 1
+        return start if start > end - _LONGEST else end
+
+
+def _within(span: Span, others: list[Span]) -> bool:
+    return any(span.start < other.end and other.start < span.end for other in others)
 
 
 def too_long(policy: Policy, stamp: str, role: str, text: str, language: str | None) -> Verdict:

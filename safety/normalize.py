@@ -40,8 +40,7 @@ class View:
 
 
 _INVISIBLE = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f"
-    "\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0"
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0"
 )
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _SPECIAL = {**dict.fromkeys(_INVISIBLE + _BIDI, ""), "İ": "i", "ß": "ss", "·": " ", "•": " "}
@@ -79,13 +78,7 @@ class _Fold(dict[int, str]):
 
 _FOLD = _Fold()
 
-_LOOKALIKE = {
-    ord(foreign): latin
-    for foreign, latin in (
-        "аa еe оo рp сc уy хx іi јj ѕs ԁd һh ӏl вb кk мm нh тt гr пn ьb "
-        "ԛq ԝw αa βb γy δd εe ιi κk νv οo ρp τt υu χx ωw ηn ɑa ɡg ıi ʏy ɩi"
-    ).split()
-}
+_LOOKALIKE = str.maketrans("аеорсухіјѕԁһӏвкмнтгпьԛԝαβγδεικνορτυχωηɑɡıʏɩ", "aeopcyxijsdhlbkmhtrnbqwabydeikvoptuxwnagiyi")
 _FOREIGN = re.compile("[" + "".join(map(chr, _LOOKALIKE)) + "]")
 _WORD = re.compile(r"[^\W\d_]+")
 _ASCII_LETTER = re.compile("[a-z]")
@@ -159,6 +152,21 @@ def squeezed_view(base: View) -> View:
         return list(_without(_identity(base), base.text, _SEPARATORS))
 
     return View("run together", _SEPARATORS.sub("", base.text), spans)
+
+
+_SPACED = re.compile(r"(?<![^\W_])(?:[a-z0-9][ .*_-]){3,}[a-z0-9](?![^\W_])")
+_GAP = re.compile("[ .*_-]")
+
+
+def unspaced_view(base: View) -> View | None:
+    """`h o w  t o` read as words, where at least four letters stand alone in a row; None when there are none."""
+    runs = [(m.start(), m.end()) for m in _SPACED.finditer(base.text)]
+    if not runs:
+        return None
+    kept = [i for start, end in runs for i in range(start, end) if not _GAP.match(base.text[i])]
+    gone = {i for start, end in runs for i in range(start, end)} - set(kept)
+    text = "".join(char for i, char in enumerate(base.text) if i not in gone)
+    return View("spaced letters", text, lambda: [base.span(i, i + 1) for i in range(len(base.text)) if i not in gone])
 
 
 def reversed_view(base: View) -> View:

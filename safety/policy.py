@@ -14,7 +14,7 @@ from safety.verdict import Action
 
 DETECTORS = (
     *("email", "phone", "resident_id", "social_credit", "iban", "card", "ssn", "plate", "passport", "ip", "address"),
-    *("secret", "link", "hidden"),
+    *("secret", "link", "hidden", "leak"),
 )
 
 
@@ -72,9 +72,7 @@ def load_policy(name: str) -> Policy:
         for kind in DETECTORS:
             word = actions.get(kind, actions.get("default"))
             if word not in list(Action):
-                raise PolicyError(
-                    f"{files[0]}: [{role}.detectors] {kind} is {word!r}; use allow, caution, redact or block"
-                )
+                raise PolicyError(f"{files[0]}: [{role}.detectors] {kind} is {word!r}; use allow, caution, redact or block")
             detectors[role, kind] = Action(word)
     limit = data.get("max_characters")
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
@@ -97,9 +95,7 @@ def _read(name: str, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path
     if path in seen:
         raise PolicyError(f"{path}: the policy extends itself; remove the circle")
     if not path.is_file():
-        raise PolicyError(
-            f"there is no policy {name!r}: choose one of {', '.join(names())} or give the path of a .toml file"
-        )
+        raise PolicyError(f"there is no policy {name!r}: choose one of {', '.join(names())} or give the path of a .toml file")
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -37,14 +37,14 @@ class Vault:
         return _PLACEHOLDER.sub(lambda match: self.values.get(match[0], match[0]), text)
 
 
-def redact(text: str, spans: Sequence[Span], vault: Vault) -> str:
+def redact(text: str, spans: Sequence[Span], vault: Vault, before: str = "") -> str:
     """`text` with the spans (left to right, no overlaps) replaced. Invisible characters are dropped, all else gets a
-    placeholder."""
+    placeholder that stands neither in `text` nor in what was said `before`."""
     parts, position = [], 0
     for span in spans:
         if span.start >= position:
             parts.append(text[position : span.start])
             if span.kind != "hidden":
-                parts.append(vault.hide(span.kind, text[span.start : span.end], text))
+                parts.append(vault.hide(span.kind, text[span.start : span.end], f"{before}\n{text}"))
             position = span.end
     return "".join(parts) + text[position:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,29 +87,31 @@ def load_rules(files: Iterable[Path]) -> tuple[Rule, ...]:
     return tuple(rules.values())
 
 
-def find(rules: Sequence[Rule], view: View, role: Role) -> list[Match]:
-    """Every rule that applies to `view`; at most eight places for each."""
+def find(rules: Sequence[Rule], view: View, role: Role, present: Set[str] | None = None) -> list[Match]:
+    """Every rule that applies to `view`; at most eight places each. `present` are the anchors in it, where known."""
     return [
         Match(rule, *view.span(*span), view.name)
         for rule in rules
-        if rule.scope in (role, "both") and any(anchor in view.text for anchor in rule.anchors)
+        if rule.scope in (role, "both")
+        if (any(a in view.text for a in rule.anchors) if present is None else not present.isdisjoint(rule.anchors))
         for span in _places(rule.patterns, rule.unless, view.text)
     ]
 
 
-def find_squeezed(rules: Sequence[Rule], view: View, plain: str, role: Role) -> list[Match]:
-    """The rules that apply to letters run together (`view` comes from `squeezed_view`), where running them together
-    is what made one of their anchors: a sentence that can be read without that is left to `find`."""
+def squeezable(rules: Sequence[Rule]) -> dict[str, str]:
+    """The anchors that are looked for in letters run together, each with how it is normally written."""
+    return {anchor.replace(" ", ""): anchor for rule in rules if rule.squeezed for anchor in rule.anchors}
+
+
+def find_squeezed(rules: Sequence[Rule], view: View, made: Set[str], role: Role) -> list[Match]:
+    """The rules that apply to letters run together (`view` comes from `squeezed_view`) at a place that holds one of the
+    anchors `made` by running them together: a sentence that can be read without that is left to `find`."""
     matches = []
-    for rule in rules:
-        if rule.squeezed and rule.scope in (role, "both"):
-            joined = [
-                word
-                for a in rule.anchors
-                if len(word := a.replace(" ", "")) > 5 and word in view.text and a not in plain
-            ]
-            for start, end in _places(rule.squeezed, (), view.text) if joined else ():
-                if any(word in view.text[start:end] for word in joined):
+    for rule in rules if made else ():
+        words = [word for a in rule.anchors if (word := a.replace(" ", "")) in made] if rule.squeezed else []
+        if words and rule.scope in (role, "both"):
+            for start, end in _places(rule.squeezed, (), view.text):
+                if any(word in view.text[start:end] for word in words):
                     matches.append(Match(rule, *view.span(start, end), view.name))
     return matches
 
@@ -135,9 +137,7 @@ def _around(text: str, start: int, end: int) -> str:
 
 
 def _lists(data: Any, path: Path) -> dict[str, list[str]]:
-    if not isinstance(data, dict) or not all(
-        isinstance(v, list) and v and all(isinstance(i, str) and i for i in v) for v in data.values()
-    ):
+    if not isinstance(data, dict) or not all(isinstance(v, list) and v and all(isinstance(i, str) and i for i in v) for v in data.values()):
         raise RuleError(f"{path}: [lists] must hold lists of strings, none of them empty; correct the table")
     return data
 
@@ -169,9 +169,7 @@ def _rule(entry: Any, lists: dict[str, list[str]], chinese: bool, where: str) ->
         anchors=tuple(dict.fromkeys(anchors)),
         patterns=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry["patterns"]),
         unless=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry.get("unless", [])),
-        squeezed=tuple(
-            _compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")
-        ),
+        squeezed=tuple(_compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")),
         match=tuple(entry.get("match", [])),
         nomatch=tuple(entry.get("nomatch", [])),
     )
@@ -196,9 +194,7 @@ def _words(item: str, lists: dict[str, list[str]], where: str) -> list[str]:
     return words
 
 
-def _compile(
-    pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str
-) -> re.Pattern[str]:
+def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str) -> re.Pattern[str]:
     def named(match: re.Match[str]) -> str:
         if match[1] not in lists:
             raise RuleError(f"{where}: {match[0]} names no list of this file; add the list or correct the name")

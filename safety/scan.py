@@ -6,22 +6,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safety import rules
+from safety.anchors import AnchorIndex
 from safety.classifier import Classifier
 from safety.decode import decoded_views, hidden_spans
 from safety.language import detect
 from safety.links import find_leaking_links
 from safety.normalize import View, base_view, plain_view, squeezed_view
 from safety.pii import Span, find_pii
-from safety.rules import Role, Rule
+from safety.rules import Match, Role, Rule, find, find_squeezed, squeezable
 from safety.secrets import find_secrets
 from safety.verdict import Finding
 
 _CONTROL = re.compile(r"\x1b[\[\]PX^_()]|[\x90\x9b\x9d]|[\u202d\u202e]|\x1b\\")
-_TURN = re.compile(
-    r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]"
-)
+_TURN = re.compile(r"(?m)^\s{0,4}(?:user|human|assistant|ai|bot|system|model|用户|助手|人类|问|答|系统)\s{0,2}\d{0,3}\s?[::]")
 _MANY = 16
+_LETTER = re.compile(r"[^\W\d_]")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
+_FEWEST = 8  # letters, a Chinese character counting as two
 _UNREADABLE = {"reversed", "rot13"}  # readings that turn ordinary text into noise: for rules only
 
 
@@ -36,24 +37,27 @@ class Look:
     """Where each score was read: the window of the text."""
 
 
-@dataclass(frozen=True, slots=True)
 class Scanner:
     """The rules and weights in force."""
 
-    rules: Sequence[Rule]
-    classifier: Classifier
+    def __init__(self, rules: Sequence[Rule], classifier: Classifier) -> None:
+        self.rules, self.classifier = rules, classifier
+        self._anchors = AnchorIndex(anchor for rule in rules for anchor in rule.anchors)
+        self._written = squeezable(rules)
+        self._squeezed = AnchorIndex(self._written)
 
     def look(self, text: str, role: Role) -> Look:
         """All findings in `text`, with offsets into it as it was written."""
         base = base_view(text)
         views = [base, *decoded_views(text, base)]
         findings = [f for view in views for f in self._by_rule(view, role)]
-        findings += self._squeezed(base, role)
+        findings += self._run_together(base, base, role, 6)
+        findings += [f for v in views if v.name == "spaced letters" for f in self._run_together(v, base, role, 4)]
         findings += _structure(text, base)
         scores: dict[str, float] = {}
         places: dict[str, tuple[int, int]] = {}
         for view in views:
-            if view.name not in _UNREADABLE and view.text.strip():
+            if view.name not in _UNREADABLE and _enough(view.text):
                 for score in self.classifier.scores(view.text, role, detect(view.text)):
                     if score.value > scores.get(score.label, 0.0):
                         scores[score.label] = score.value
@@ -61,14 +65,16 @@ class Scanner:
         return Look(_distinct(findings), tuple(find_spans(text, role)), scores, places)
 
     def _by_rule(self, view: View, role: Role) -> list[Finding]:
-        return [
-            Finding(m.rule.category, m.rule.id, m.start, m.end, m.rule.score)
-            for m in rules.find(self.rules, view, role)
-        ]
+        return [_finding(match) for match in find(self.rules, view, role, self._anchors.present(view.text))]
 
-    def _squeezed(self, base: View, role: Role) -> list[Finding]:
-        found = rules.find_squeezed(self.rules, squeezed_view(base), base.text, role)
-        return [Finding(m.rule.category, m.rule.id, m.start, m.end, m.rule.score) for m in found]
+    def _run_together(self, view: View, base: View, role: Role, shortest: int) -> list[Finding]:
+        together = squeezed_view(view)
+        made = {word for word in self._squeezed.present(together.text) if len(word) >= shortest and self._written[word] not in base.text}
+        return [_finding(match) for match in find_squeezed(self.rules, together, made, role)]
+
+
+def _finding(match: Match) -> Finding:
+    return Finding(match.rule.category, match.rule.id, match.start, match.end, match.rule.score)
 
 
 def find_spans(text: str, role: Role) -> list[Span]:
@@ -79,6 +85,12 @@ def find_spans(text: str, role: Role) -> list[Span]:
     spans = [Span(s.kind, *view.span(s.start, s.end)) for s in found]
     spans += [Span("hidden", start, end) for _, start, end in hidden_spans(text)]
     return sorted(spans, key=lambda span: (span.start, span.end))
+
+
+def _enough(text: str) -> bool:
+    """Whether the classifier has something to go by: a greeting or a single word says too little."""
+    start = text[:4000]
+    return len(_LETTER.findall(start)) + len(_HAN.findall(start)) >= _FEWEST
 
 
 def _structure(text: str, base: View) -> list[Finding]:

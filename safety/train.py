@@ -22,13 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from safety.classifier import Classifier
-from safety.features import BUCKETS, WINDOW, bag
+from safety.features import BUCKETS, WINDOW, bag, scale
 from safety.labels import LABELS, Lesson, lesson
 from safety.language import detect
 from safety.normalize import base_view
+from safety.synthesis import sentences
 
 EPOCHS, BATCH, RATE, DECAY = 3, 512, 0.02, 2e-6
-EVERYDAY, BORDERLINE = 0.006, 0.05
+EVERYDAY, BORDERLINE = 0.006, 0.12
 """The shares of everyday messages, and of harmless ones that sound harmful, whose score may reach 0.5, where caution
 begins."""
 
@@ -48,11 +49,11 @@ class Rows:
         return len(self.lessons)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Buckets, starts and 1/√n of the rows `index`."""
+        """Buckets, starts and the factor of the rows `index`."""
         pieces = [self.buckets[self.offsets[i] : self.offsets[i + 1]] for i in index.tolist()]
         lengths = torch.tensor([len(piece) for piece in pieces])
         starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]])
-        return torch.cat(pieces).long(), starts, lengths.clamp(min=1).float().rsqrt()
+        return torch.cat(pieces).long(), starts, torch.tensor([1 / scale(len(piece)) for piece in pieces])
 
 
 def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -65,9 +66,7 @@ def read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
                         row = json.loads(line)
                         row["text"], row["label"]
                     except (ValueError, KeyError, TypeError) as error:
-                        raise ValueError(
-                            f"{path}, line {number}: not a row with text and label; correct the file"
-                        ) from error
+                        raise ValueError(f"{path}, line {number}: not a row with text and label; correct the file") from error
                     yield row
 
 
@@ -95,20 +94,14 @@ def train(
     for row in read(paths):
         (aside if held_out(row) else taught).append(row)
     aside += [row for row in read(dev) if row.get("role") != "post"]
-    own = [
-        row | {"set": "contrast", "kind": "borderline_safe"}
-        for row in read(extra)
-        if row.get("split", "train") == "train"
-    ]
+    own = [row | {"set": "contrast", "kind": "borderline_safe"} for row in read(extra) if row.get("split", "train") == "train"]
     say(f"{len(taught)} rows to learn from, {len(own)} contrast rows, {len(aside)} to calibrate with")
-    rows = pack(taught + own, own_weight=3.0)
+    rows = pack([*taught, *own, *sentences(seed)], own_weight=3.0)
     say(f"{len(rows)} windows, {len(rows.buckets)} features")
     table, bias = fit(rows, seed, epochs, say)
     model = quantise(table, bias)
     held = pack(aside)
-    raw = np.stack(
-        [model.raw_of(held.buckets[a:b].numpy()) for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)]
-    )
+    raw = np.stack([model.raw_of(held.buckets[a:b].numpy()) for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)])
     model.calibration, measured = calibrate(raw + bias, held.keys, bias)
     digest = model.save(output)
     return {
@@ -144,18 +137,14 @@ def pack(rows: Iterable[Mapping[str, Any]], own_weight: float = 1.0) -> Rows:
     return Rows(torch.from_numpy(np.concatenate(buckets)), offsets, lessons, torch.tensor(post), keys)
 
 
-def fit(
-    rows: Rows, seed: int, epochs: int, say: Callable[[str], None]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fit(rows: Rows, seed: int, epochs: int, say: Callable[[str], None]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Learn the shared weights (BUCKETS × labels) and biases."""
     order = torch.Generator().manual_seed(seed)
     shared = torch.zeros(BUCKETS, len(LABELS), requires_grad=True)
     posts = torch.zeros(BUCKETS, len(LABELS), requires_grad=True)
     bias = torch.full((len(LABELS),), -3.0, requires_grad=True)
     post_bias = torch.full((len(LABELS),), -2.0, requires_grad=True)
-    optimizer = torch.optim.AdamW(
-        [shared, posts, bias, post_bias], lr=RATE, weight_decay=DECAY / RATE, betas=(0.9, 0.99)
-    )
+    optimizer = torch.optim.AdamW([shared, posts, bias, post_bias], lr=RATE, weight_decay=DECAY / RATE, betas=(0.9, 0.99))
     targets = torch.tensor([[row.targets.get(name, 0.0) for name in LABELS] for row in rows.lessons])
     known = torch.tensor([[float(name in row.targets) for name in LABELS] for row in rows.lessons])
     some = torch.tensor([row.any for row in rows.lessons])
@@ -181,9 +170,7 @@ def fit(
     return shared.detach().numpy(), bias.detach().numpy()
 
 
-def _loss(
-    logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, some: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
+def _loss(logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, some: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     told = (each * known).sum(1)
     none = torch.nn.functional.logsigmoid(-logits).sum(1)  # log of the chance that no category applies
@@ -201,12 +188,10 @@ def quantise(table: NDArray[np.float32], bias: NDArray[np.float32]) -> _Uncalibr
 class _Uncalibrated(Classifier):
     def raw_of(self, buckets: NDArray[np.int32]) -> NDArray[np.float32]:
         total = self.table[buckets].sum(0, dtype=np.int64)
-        return np.asarray(total * self.scales / np.sqrt(max(1, len(buckets))), np.float32)
+        return np.asarray(total * self.scales / scale(len(buckets)), np.float32)
 
 
-def calibrate(
-    raw: NDArray[np.float32], keys: Sequence[str], bias: NDArray[np.float32]
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def calibrate(raw: NDArray[np.float32], keys: Sequence[str], bias: NDArray[np.float32]) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """For each role and language: 0.5 where only the allowed shares of harmless rows lie above, 0.02 for the middle
     one of them."""
     result: dict[str, list[float]] = {}

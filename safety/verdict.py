@@ -66,8 +66,7 @@ class Verdict:
             "score": round(self.score, 6),
             "categories": {name: round(score, 6) for name, score in self.categories.items()},
             "findings": [
-                {"category": f.category, "rule": f.rule, "start": f.start, "end": f.end, "score": round(f.score, 6)}
-                for f in self.findings
+                {"category": f.category, "rule": f.rule, "start": f.start, "end": f.end, "score": round(f.score, 6)} for f in self.findings
             ],
             "reason": self.reason,
             "policy": self.policy,
@@ -85,8 +84,7 @@ class Verdict:
             score=float(data["score"]),
             categories=MappingProxyType({str(k): float(v) for k, v in data["categories"].items()}),
             findings=tuple(
-                Finding(str(f["category"]), str(f["rule"]), int(f["start"]), int(f["end"]), float(f["score"]))
-                for f in data["findings"]
+                Finding(str(f["category"]), str(f["rule"]), int(f["start"]), int(f["end"]), float(f["score"])) for f in data["findings"]
             ),
             reason=str(data["reason"]),
             policy=str(data["policy"]),

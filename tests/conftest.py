@@ -40,6 +40,12 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless_model(tmp_path_factory) -> Path:
+    """The tiny model without an end token: with `--raw` it writes until something stops it."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "endless.gguf", **{"tokenizer.ggml.eos_token_id": None})
+
+
+@pytest.fixture(scope="session")
 def default_engine(default_model):
     """The real default model, loaded once in float32 for all tests that only read it."""
     from assistant.lm.engine import Engine

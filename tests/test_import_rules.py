@@ -1,4 +1,5 @@
-"""The one-way flow: `assistant` imports `safety` and `explain`; they import neither it nor each other. And torch stays out of light commands."""
+"""The one-way flow: `assistant` imports `safety` and `explain`; they import neither it nor each other. Torch stays out of
+light commands."""
 
 import ast
 import subprocess

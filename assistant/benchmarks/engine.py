@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -84,13 +85,14 @@ def _peer(name: str, path: Path, ids: Sequence[int], threads: int) -> Run:
 def _llama_cpp(path: Path, ids: Sequence[int], threads: int) -> Run:
     if importlib.util.find_spec("llama_cpp") is None:
         raise UsageError("the peer llama.cpp is not installed: pip install llama-cpp-python")
-    import llama_cpp
     import numpy as np
+
+    llama_cpp: Any = importlib.import_module("llama_cpp")  # not a dependency
 
     model = llama_cpp.Llama(str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def run() -> dict[str, float]:
-        model.reset()  # type: ignore[no-untyped-call]
+        model.reset()
         began = time.perf_counter()
         model.eval(list(ids))
         read = time.perf_counter() - began
@@ -107,9 +109,9 @@ def _transformers(path: Path, ids: Sequence[int]) -> Run:
     if importlib.util.find_spec("transformers") is None:
         raise UsageError("the peer transformers is not installed: pip install transformers accelerate")
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    transformers: Any = importlib.import_module("transformers")  # not a dependency
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
 
     @torch.inference_mode()
     def run() -> dict[str, float]:

@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-c", "from assistant.cli.main import main; main()"]
 
 
 def bench(rounds: int = 3) -> dict[str, Any]:
-    """Seconds from starting the process, medians: `help`, `first_paint` (the prompt box is on the screen), `ready` (the model is loaded)."""
+    """Seconds from starting the process, medians: `help`, `first_paint` (the prompt box is on the screen), `ready` (model loaded)."""
     helps, paints, readies = [], [], []
     for _ in range(rounds):
         began = time.perf_counter()

@@ -14,10 +14,18 @@ from assistant.errors import UsageError
 @model_options
 @db_option
 @click.option("--conversation", metavar="ID", help="Open this conversation.")
+@click.option("--plain", is_flag=True, help="Talk line by line: for screen readers, dumb terminals and pipes.")
 @click.option("--lang", "language", type=click.Choice(["auto", "zh", "en"]), help="Language of the interface.")
-def chat(conversation: str | None = None, db: str | None = None, **flags: str | None) -> None:
+def chat(conversation: str | None = None, db: str | None = None, plain: bool = False, **flags: str | None) -> None:
     """Talk to the model in the terminal application."""
     settings = load_settings(db, **flags)
+    if plain:
+        from assistant.cli.common import open_ledger
+        from assistant.session import Session
+        from assistant.tui.plain import run_plain
+
+        with open_ledger(settings) as ledger:
+            sys.exit(run_plain(Session(settings, ledger), conversation=conversation))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the terminal application needs a terminal: use `pellucid ask TEXT` in scripts and pipes")
     from assistant.tui.app import run

@@ -38,7 +38,7 @@ def get(name: str) -> None:
     click.echo(sanitize(str(getattr(configuration.load(), name))))
 
 
-@config.command("set")
+@config.command("set", context_settings={"ignore_unknown_options": True})  # negative numbers are values
 @click.argument("name")
 @click.argument("value")
 def set_value(name: str, value: str) -> None:

@@ -20,11 +20,12 @@ from explain import render
 @click.argument("turn", default="last")
 @click.option("--token", type=int, metavar="N", help="Explain only token N of the reply (counted from 0).")
 @click.option("--method", default="ablation", help="ablation (default) or integrated-gradients.")
+@click.option("--level", default="auto", help="Size of the pieces: auto (default), token, word, sentence, turn.")
 @click.option("--format", "style", type=click.Choice(["text", "json", "html"]), default="text", help="How to print it.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @model_options
 @db_option
-def explain(turn: str, token: int | None, method: str, style: str, as_json: bool, db: str | None, **flags: Any) -> None:
+def explain(turn: str, token: int | None, method: str, level: str, style: str, as_json: bool, db: str | None, **flags: Any) -> None:
     """Explain the reply of TURN (an id of `pellucid audit list`, or `last`). The explanation is kept in the log."""
     settings = load_settings(db, **flags)
     with open_ledger(settings) as ledger:
@@ -37,7 +38,7 @@ def explain(turn: str, token: int | None, method: str, style: str, as_json: bool
         session = Session(settings, ledger)
         try:
             session.load_engine(progress)
-            attribution = session.explain(found.id, method=method, token=token, progress=progress)
+            attribution = session.explain(found.id, method=method, token=token, level=level, progress=progress)
         finally:
             progress.done()
     if as_json or style == "json":

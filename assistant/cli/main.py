@@ -60,11 +60,13 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a locale without UTF-8 must not end in a traceback
             stream.reconfigure(errors="backslashreplace")
+    arguments = [_as_utf8(a) for a in (sys.argv[1:] if arguments is None else arguments)]
     try:
         code = cli.main(args=arguments, prog_name="pellucid", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        say(error.format_message().rstrip(".") + (f": see `{context.command_path} --help`" if context else ""))
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -82,6 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"{error.strerror}{where}: make room, or choose another place with PELLUCID_HOME or --db")
         code = 3
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _as_utf8(argument: str) -> str:
+    """An argument as UTF-8 where the locale made Python read its bytes as something else."""
+    try:
+        return os.fsencode(argument).decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in argument) else argument
+    except UnicodeError:
+        return argument
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -70,3 +71,28 @@ def evaluate(data: tuple[str, ...], policy: str | None, as_json: bool) -> None:
         echo_json([asdict(f) for f in figures])
     else:
         click.echo(report(figures))
+
+
+@safety.group()
+def rules() -> None:
+    """Work on the rules."""
+
+
+@rules.command("test")
+@click.argument("files", nargs=-1)
+def test_rules(files: tuple[str, ...]) -> None:
+    """Run the examples of every rule (of FILES, or of the shipped rules); exit code 1 when one does not hold."""
+    from safety.resources import data_path
+    from safety.rule_examples import failures
+    from safety.rules import RuleError, load_rules
+
+    chosen = [existing(f) for f in files] or sorted(data_path("safety").glob("rules.*.toml"))
+    try:
+        loaded = load_rules(chosen)
+    except RuleError as error:
+        raise UsageError(str(error)) from error
+    wrong = list(failures(loaded))
+    for line in wrong:
+        click.echo(line)
+    say(f"{len(wrong)} examples do not hold" if wrong else f"all examples of {len(loaded)} rules hold")
+    sys.exit(1 if wrong else 0)

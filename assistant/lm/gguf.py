@@ -7,6 +7,7 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import struct
 from collections.abc import Mapping
@@ -186,7 +187,7 @@ class _Cursor:
                 raise GGUFError(f"tensor {name} reaches beyond the end of the file (is the download complete?)")
             tensors[name] = TensorInfo(name, shape, kind, base + offset, size)
         ordered = sorted(tensors.values(), key=lambda t: t.offset)
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in itertools.pairwise(ordered):
             if before.offset + before.size > after.offset:
                 raise GGUFError(f"tensors {before.name} and {after.name} overlap")
         return tensors

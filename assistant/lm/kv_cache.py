@@ -59,24 +59,30 @@ class KVCache:
         return store[0, :, :end].unsqueeze(0), store[1, :, :end].unsqueeze(0)
 
 
-class SharedPrefix:
-    """The keys and values of one common beginning, seen by every row of a batch; new ones are appended, never stored."""
+class Recording:
+    """Collects the keys and values of one pass over an unchanged text; `prefix(n)` gives a cache of its first n positions."""
 
     def __init__(self) -> None:
         self.layers: list[tuple[Tensor, Tensor]] = []
-        self._recording = True
-
-    def freeze(self) -> None:
-        """End recording: from now on `update` only reads."""
-        self._recording = False
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """`Cache.update`: while recording, stores (1, K, P, d); afterwards returns (B, K, P + L, d)."""
-        if self._recording:
-            self.layers.append((k, v))
-            return k, v
-        if not self.layers:
-            return k, v
+        """`Cache.update`: keeps (1, K, P, d) and attends to it."""
+        self.layers.append((k, v))
+        return k, v
+
+    def prefix(self, length: int) -> SharedPrefix:
+        """What the first `length` positions left, to be seen by every row of a batch."""
+        return SharedPrefix([(k[:, :, :length], v[:, :, :length]) for k, v in self.layers])
+
+
+class SharedPrefix:
+    """The keys and values of one common beginning, seen by every row of a batch; new ones are appended, never stored."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:
+        self.layers = layers
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`Cache.update`: (B, K, L, d) → (B, K, P + L, d)."""
         pk, pv = self.layers[layer]
         shape = (k.shape[0], -1, -1, -1)
         return torch.cat([pk.expand(*shape), k], 2), torch.cat([pv.expand(*shape), v], 2)

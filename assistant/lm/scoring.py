@@ -2,7 +2,7 @@
 
 Deleting a prompt token is done by hiding its key from every later position and closing the gap in the positions. That equals really
 deleting it (the attention sums and the rotary angles are the same), but all variants keep one rectangular shape and go through the model as
-one batch. What comes before the first token that is ever deleted is read once and shared.
+one batch. What comes before the first deleted token of a batch is taken from one pass over the whole prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from assistant.lm.kv_cache import SharedPrefix
+from assistant.lm.kv_cache import Recording
 from assistant.lm.transformer import Transformer
 
 ROW_BYTES = 256 << 20
@@ -29,8 +29,7 @@ class ReplyScorer:
         self.device = model.norm.device
         self.prompt_length, self.reply_length = len(prompt_ids), len(reply_ids)
         self.ids = torch.tensor([*prompt_ids, *reply_ids], device=self.device)
-        self._prefix = SharedPrefix()
-        self._shared = 0
+        self._unchanged: Recording | None = None
         self.forwards = 0
 
     @property
@@ -45,8 +44,9 @@ class ReplyScorer:
         batch, (p, t) = len(keep), (self.prompt_length, self.reply_length)
         whole = torch.cat([keep, keep.new_ones(batch, t)], 1)  # (B, P + T); the last reply token is only a target
         removable = (~keep).any(0).nonzero()
-        self._share(int(removable[0]) - 1 if len(removable) else p - 1)  # the last kept token is never inside it
-        start = self._shared
+        # everything before the first removed token is read once; the last kept token is never inside it
+        start = max(int(removable[0]) - 1 if len(removable) else p - 1, 0)
+        cache = self._unchanged_prompt().prefix(start)
         positions = (whole.long().cumsum(1) - 1).clamp_(min=0)
         ids = self.ids[start:-1].expand(batch, -1)
         length = p + t - 1
@@ -54,7 +54,7 @@ class ReplyScorer:
         key = torch.arange(length, device=self.device).view(1, 1, -1)
         # a query sees kept keys up to itself; itself always, so that no row of the softmax is empty
         mask = ((key <= query) & whole[:, None, :length]) | (key == query)
-        hidden = self.model(ids, positions=positions[:, start:length], mask=mask.unsqueeze(1), cache=self._prefix)
+        hidden = self.model(ids, positions=positions[:, start:length], mask=mask.unsqueeze(1), cache=cache)
         self.forwards += batch
         # the first reply token is predicted from the last prompt token that is there
         last = (keep * torch.arange(p, device=self.device)).amax(1, keepdim=True)
@@ -78,12 +78,9 @@ class ReplyScorer:
     def _rows_at_once(self) -> int:
         return max(1, ROW_BYTES // (4 * self.reply_length * self.model.config.vocab_size))
 
-    def _share(self, length: int) -> None:
-        """Make the first `length` prompt tokens a shared prefix (a shorter one when the current prefix is too long)."""
-        if self._prefix.layers and self._shared <= length:
-            return
-        self._prefix, self._shared = SharedPrefix(), max(min(length, self.prompt_length - 1), 0)
-        if self._shared:
-            self.model(self.ids[: self._shared].unsqueeze(0), cache=self._prefix)
+    def _unchanged_prompt(self) -> Recording:
+        if self._unchanged is None:
+            self._unchanged = Recording()
+            self.model(self.ids[: self.prompt_length].unsqueeze(0), cache=self._unchanged)
             self.forwards += 1
-        self._prefix.freeze()
+        return self._unchanged

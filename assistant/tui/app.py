@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from textual import on
@@ -14,6 +15,7 @@ from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.command import CommandPalette
 from textual.screen import Screen
+from textual.theme import Theme
 
 from assistant import paths
 from assistant.settings import Settings
@@ -31,18 +33,26 @@ _GRACE = 5.0  # seconds a reply may take to end when the program is left
 class PellucidApp(App[int]):
     """Pellucid in a terminal."""
 
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "Pellucid"
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = []
 
-    def __init__(self, session: SessionLike, conversation: str | None = None, own_keys: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        session: SessionLike,
+        conversation: str | None = None,
+        own_keys: Mapping[str, str] | None = None,
+        recovered: int = 0,
+    ) -> None:
         wrapping.install()
         say.use(session.settings.interface_language)
+        self._themes_by_name: dict[str, Theme] = {}
         super().__init__()
         self.session = session
         self.own_keys = dict(own_keys or {})
         self._conversation = conversation
+        self._recovered = recovered
 
     def on_mount(self) -> None:
         for theme in THEMES:
@@ -50,7 +60,7 @@ class PellucidApp(App[int]):
         self._take_theme(self.session.settings)
         if self.own_keys:
             self.set_keymap(self.own_keys)
-        self.chat = ChatScreen(self.session, self._conversation)
+        self.chat = ChatScreen(self.session, self._conversation, self._recovered)
         self.push_screen(self.chat)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -77,6 +87,15 @@ class PellucidApp(App[int]):
                 if hasattr(screen, "retranslate"):
                     screen.retranslate()
 
+    def get_theme(self, theme_name: str) -> Theme | None:
+        """Textual asks this for every line it draws and builds a table of all themes each time; here it is remembered."""
+        if theme_name not in self._themes_by_name:
+            found = super().get_theme(theme_name)
+            if found is None:
+                return None
+            self._themes_by_name[theme_name] = found
+        return self._themes_by_name[theme_name]
+
     def _take_theme(self, settings: Settings) -> None:
         self.theme = settings.theme if settings.theme in self.available_themes else DEFAULT
 
@@ -91,12 +110,13 @@ def run(settings: Settings, *, conversation: str | None = None, ledger: LedgerLi
     from assistant.session import Session
 
     opened: Any = ledger
+    recovered = 0
     if opened is None:
         from assistant.store.ledger import Ledger
 
         opened = Ledger.open(settings.database_path)
-        opened.recover()
-    app = PellucidApp(Session(settings, opened), conversation, keys)
+        recovered = len(opened.recover())
+    app = PellucidApp(Session(settings, opened), conversation, keys, recovered)
     code = app.run()
     generation = app.chat.generation
     if generation is not None:

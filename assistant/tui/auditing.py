@@ -1,14 +1,13 @@
-"""What the screens ask of `assistant.audit`, in one place: check the log, erase texts. Imported when first needed."""
+"""What the screens ask of `assistant.audit`, in one place: check the log, erase texts, log a judgement.
+
+Imported when first needed, so that a chat in which nobody audits does not pay for it. Everything here blocks.
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from assistant.errors import LedgerError
-from assistant.tui.text import say
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +20,27 @@ class Check:
 
 
 def check(ledger: Any) -> Check:
-    """Check every hash of the log. Raises LedgerError when that cannot be done."""
-    report = _function("verify", "verify")(ledger)
+    """Check every hash of the log, and the checkpoints kept outside it. Raises LedgerError when it cannot be read."""
+    from assistant.audit.verify import verify
+
+    report = verify(ledger)
     return Check(not report.problems, report.size, "; ".join(problem.message for problem in report.problems[:3]))
 
 
-def redact(ledger: Any, turns: Sequence[str], reason: str) -> int:
-    """Erase the texts of `turns`; the log stays checkable. Returns how many were erased. Raises LedgerError."""
-    erase = _function("redact", "redact")
-    for turn in turns:
-        erase(ledger, turn, reason=reason)
-    return len(turns)
+def redact(ledger: Any, turns: Sequence[str], conversation: str | None, reason: str) -> int:
+    """Erase the texts of `turns`, and with `conversation` all of its turns and its titles; the log stays checkable.
+
+    Returns how many turns were erased. Raises LedgerError or UsageError; then nothing was erased.
+    """
+    from assistant.audit import selection
+    from assistant.audit.redact import redact as erase
+
+    chosen = selection.by_conversation(ledger, conversation) if conversation else selection.by_turn(ledger, turns)
+    return erase(ledger, selection.select(ledger, chosen, conversation), reason).turns
 
 
-def review(ledger: Any, turn: str, label: str) -> int:
-    """Log what a person thinks of the decision about `turn`. Returns the record's number. Raises LedgerError."""
-    number: int = ledger.record_event("review", {"turn": turn, "label": label})
-    return number
+def review(ledger: Any, turn: str, label: Literal["safe", "unsafe", "unsure"], note: str = "") -> int:
+    """Log what a person thinks of the text that was judged in `turn`. Returns the record's number. Raises LedgerError."""
+    from assistant.audit.review import add_review
 
-
-def _function(module: str, name: str) -> Any:
-    try:
-        return getattr(importlib.import_module(f"assistant.audit.{module}"), name)
-    except (ImportError, AttributeError) as error:
-        raise LedgerError(say("error.no_audit", what=name)) from error
+    return add_review(ledger, turn, label, note=note)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from assistant.errors import UsageError
 from assistant.settings import convert
-from assistant.tui import export, personas
+from assistant.tui import auditing, export, personas
 from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState, Wish
 from assistant.tui.sanitize import one_line
@@ -134,6 +134,7 @@ def _open_audit(screen: ChatScreen, turn: Turn | None) -> None:
 async def new(screen: ChatScreen, argument: str) -> None:
     """Begin a new conversation."""
     _idle(screen)
+    screen.leave_conversation()
     screen.branch = Branch()
     screen.state = ChatState.fresh(screen.session.settings)
     await screen.transcript.show(screen.branch)
@@ -141,6 +142,7 @@ async def new(screen: ChatScreen, argument: str) -> None:
     screen.status.change(used=0)
     screen.show_settings()
     screen.sidebar.mark(None)
+    screen.take_up_draft()
     screen.prompt.focus()
 
 
@@ -183,36 +185,28 @@ async def export_(screen: ChatScreen, argument: str) -> None:
 
 async def delete(screen: ChatScreen, argument: str) -> None:
     """Erase the texts of the whole conversation."""
-    await _erase(screen, [turn.id for turn in screen.branch.path] if not argument else [])
+    _idle(screen)
+    conversation = _conversation(screen)
+
+    async def confirmed(sure: bool | None) -> None:
+        if sure and await screen.attempt(lambda: auditing.redact(screen.session.ledger, [], conversation, "deleted")) is not None:
+            await new(screen, "")
+            screen.sidebar.refresh_rows()
+
+    screen.app.push_screen(ConfirmDialog(say("delete.title"), say("delete.conversation"), say("delete.confirm")), confirmed)
 
 
 async def delete_turn(screen: ChatScreen, argument: str) -> None:
     """Erase the texts of one turn."""
-    await _erase(screen, [_turn(screen).id])
-
-
-async def _erase(screen: ChatScreen, turns: list[str]) -> None:
-    from assistant.tui import auditing
-
     _idle(screen)
-    conversation = _conversation(screen)
-    whole = len(turns) != 1
+    turn = _turn(screen)
 
     async def confirmed(sure: bool | None) -> None:
-        if not sure:
-            return
-        ledger = screen.session.ledger
-        ids = [t.id for t in ledger.turns(conversation)] if whole else turns
-        if await screen.attempt(lambda: auditing.redact(ledger, ids, "chat")) is None:
-            return
-        if whole:
-            await new(screen, "")
-        else:
-            screen.open_conversation(conversation, turns[0])
-        screen.sidebar.refresh_rows()
+        if sure and await screen.attempt(lambda: auditing.redact(screen.session.ledger, [turn.id], None, "deleted")) is not None:
+            screen.open_conversation(turn.conversation, turn.id)
+            screen.sidebar.refresh_rows()
 
-    text = say("delete.conversation") if whole else say("delete.turn")
-    screen.app.push_screen(ConfirmDialog(say("delete.title"), text, say("delete.confirm")), confirmed)
+    screen.app.push_screen(ConfirmDialog(say("delete.title"), say("delete.turn"), say("delete.confirm")), confirmed)
 
 
 # -- how to answer -----------------------------------------------------------------------------------------------------

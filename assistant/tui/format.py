@@ -7,6 +7,7 @@ from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
@@ -45,7 +46,7 @@ def seconds(value: float) -> str:
 
 def category(name: str) -> str:
     """A safety category in the language in force; unknown ones keep their name."""
-    return say.get(f"category.{name}", name.replace("_", " "))
+    return say.get(f"category.{name}", "") or one_line(name.replace("_", " "), 40)
 
 
 def verdict_words(verdict: Verdict) -> str:
@@ -62,9 +63,11 @@ def mean_probability(turn: Turn) -> float | None:
     return math.exp(sum(token.logprob for token in turn.tokens) / len(turn.tokens))
 
 
-def footer(turn: Turn) -> str:
-    """What a reply cost and how sure the model was, in one line."""
-    usage, parts = turn.usage, []
+def footer(turn: Turn, position: tuple[int, int] = (1, 1)) -> str:
+    """How a reply ended, which of how many siblings it is, what it cost and how sure the model was, in one line."""
+    usage, parts = turn.usage, [f"{FINISH_MARKS[turn.finish]} {say('finish.' + turn.finish)}"]
+    if position[1] > 1:
+        parts.append(f"‹ {position[0]}/{position[1]} ›")
     if usage.reply_tokens:
         parts.append(say("footer.tokens", count=usage.reply_tokens))
         if usage.decode_seconds > 0:
@@ -74,7 +77,6 @@ def footer(turn: Turn) -> str:
             parts.append(say("footer.energy", joules=f"{about}{usage.joules / usage.reply_tokens:.2g}"))
         if (probability := mean_probability(turn)) is not None:
             parts.append(say("footer.probability", probability=f"{probability:.2f}"))
-    parts.append(f"{FINISH_MARKS[turn.finish]} {say('finish.' + turn.finish)}")
     return " · ".join(parts)
 
 

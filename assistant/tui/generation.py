@@ -10,7 +10,7 @@ import queue
 import threading
 from dataclasses import dataclass
 
-from assistant.events import Event, Text
+from assistant.events import Event, Text, Token
 from assistant.pipeline import Request
 from assistant.tui.backend import SessionLike
 
@@ -62,14 +62,19 @@ class Generation:
         return not self._thread.is_alive()
 
     def drain(self) -> list[Item]:
-        """What has happened since the last call, neighbouring texts joined into one."""
+        """What has happened since the last call; texts with nothing but tokens between them are joined into one."""
         out: list[Item] = []
+        text: int | None = None  # where a text stands that the next one may be joined to
         while True:
             try:
                 item = self._items.get_nowait()
             except queue.Empty:
                 return out
-            if isinstance(item, Text) and out and isinstance(last := out[-1], Text):
-                out[-1] = Text(last.text + item.text)
-            else:
-                out.append(item)
+            if isinstance(item, Text) and text is not None and isinstance(before := out[text], Text):
+                out[text] = Text(before.text + item.text)
+                continue
+            if isinstance(item, Text):
+                text = len(out)
+            elif not isinstance(item, Token):
+                text = None
+            out.append(item)

@@ -56,7 +56,9 @@ def heat_map(units: Sequence[Unit], scores: Sequence[float], ground: Color, curs
         if index == cursor:
             style += Style(reverse=True)
         mark = SUPERSCRIPTS[top.index(index)] if index in top else ""
-        parts.append(Content.styled(visible(unit.text) + mark, style))
+        shown = visible(unit.text)
+        word = shown.rstrip()
+        parts.append(Content.styled((word + mark + shown[len(word) :]) if word else shown + mark, style))
     return Content("").join(parts)
 
 

@@ -57,8 +57,11 @@ class Stages:
                 return self
 
     def line(self, width: int = 120) -> Content:
-        """Sign, word and score of each stage; with less than 70 cells only signs, short words and scores."""
-        short = width < 70
+        """Sign, word and score of each stage; where that does not fit `width` cells, without categories and counts."""
+        long = self._line(short=False)
+        return long if long.cell_length <= width else self._line(short=True)
+
+    def _line(self, short: bool) -> Content:
         blocked = self.finish == "blocked_prompt"
         parts = [
             _verdict(say("stage.prompt"), self.prompt, self.running and self.prompt is None, short),

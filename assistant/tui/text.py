@@ -54,6 +54,10 @@ class Catalogue:
             self.use("en")
         return self._sentences[key].format(**values)
 
+    def counted(self, key: str, count: int) -> str:
+        """The sentence `key` about `count` things; about one thing `key` with `_one`."""
+        return self(key + "_one" if count == 1 else key, count=count)
+
     def get(self, key: str, otherwise: str) -> str:
         """The sentence `key`, or `otherwise`: for names that others invent, such as safety categories."""
         if not self._sentences:

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+
 from assistant.events import Finished, Moderated, Notice, Prefilled, PromptChecked, Text, Token, Withdrawn
 from assistant.lm.chat_format import Piece, Prompt
 from assistant.pipeline import Request, new_id, respond

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from explain import render
@@ -91,7 +92,10 @@ def test_integrated_gradients_sum_to_the_difference(engine, scorer):
     assert a.quality["completeness_error"] < 0.05 and a.scores[0][0] == 0.0
 
 
-@pytest.mark.parametrize("options, message", [(dict(method="magic"), "no method 'magic'"), (dict(token=99), "tokens 0 to"), (dict(token=-1), "tokens 0")])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [(dict(method="magic"), "no method 'magic'"), (dict(token=99), "tokens 0 to"), (dict(token=-1), "tokens 0")],
+)
 def test_senseless_requests_are_refused(engine, scorer, options, message):
     with pytest.raises(ValueError, match=message):
         explain(engine, scorer, **options)

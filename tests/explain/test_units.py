@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from explain.units import group, is_whole
 
 
@@ -38,3 +39,37 @@ def test_any_cut_of_any_text_gives_the_text_back():
                                          (b"\x80\x80\x80\x80", True)])  # fmt: skip
 def test_is_whole(data, whole):
     assert is_whole(data) is whole
+
+
+def units_of(text, role="user", at=0):
+    pieces = [c.encode() for c in text]
+    return [type(u)(u.text, u.start + at, u.end + at, role) for u in group(pieces, [role] * len(pieces))]
+
+
+def test_levels():
+    from explain.units import sentences, turns, words
+
+    units = units_of("Hi all. 今天好！ok?")
+    assert [u.text for u in words(units)] == ["Hi", " ", "all", ".", " ", "今", "天", "好", "！", "ok", "?"]
+    assert [u.text for u in sentences(units)] == ["Hi all.", " 今天好！", "ok?"]
+    assert [u.text for u in turns(units)] == ["Hi all. 今天好！ok?"]
+
+
+@pytest.mark.parametrize("limit", [1000, 40, 25, 12, 6, 3])
+def test_a_long_conversation_is_joined_from_its_beginning(limit):
+    from explain.units import limited
+
+    units, at = [], 0
+    messages = [
+        ("system", "Be kind."), ("format", "|"), ("user", "One two. Three!"), ("format", "|"), ("assistant", "Four five six."),
+        ("format", "|"), ("user", "Last question here?"),
+    ]  # fmt: skip
+    for role, text in messages:
+        units += units_of(text, role, at)
+        at += len(text)
+    joined, level = limited(units, "format", limit)
+    assert "".join(u.text for u in joined) == "".join(u.text for u in units)
+    assert [u.start for u in joined] == [0, *(u.end for u in joined[:-1])]
+    assert sum(u.role != "format" for u in joined) <= max(limit, 4) and level
+    if limit == 25:
+        assert [u.text for u in joined if u.role == "user"][-1] == "?"  # the last message is still by token

@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from rich.text import Text
 from textual import on, work
@@ -25,7 +25,7 @@ from textual.widgets.tree import TreeNode
 from assistant.errors import PellucidError
 from assistant.tui import auditing, trace
 from assistant.tui.backend import SessionLike
-from assistant.tui.format import FINISH_MARKS, MARKS, category, moment
+from assistant.tui.format import FINISH_MARKS, MARKS, category, moment, shortened
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
 from assistant.tui.text import say
@@ -36,7 +36,7 @@ from explain.attribution import Attribution
 from safety.verdict import Action
 
 PAGE = 50
-_COLUMNS = ("time", "verdict", "finish", "model", "text")
+_COLUMNS = ("time", "verdict", "text", "finish", "model")
 FILTERS = ("all", "flagged", "block", "caution", "redact", "queue")
 _STYLES = {"allow": "green", "caution": "yellow", "redact": "cyan", "block": "red"}
 _T = TypeVar("_T")
@@ -93,7 +93,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
-        names = {"Enter": "jump", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact", "x": "export", "Esc": "back"}
+        names = {"Enter": "jump", "Esc": "back", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact"}
+        names["x"] = "export"
         self.query_one(KeyBar).show([(key, say(f"audit.keys_{name}")) for key, name in names.items()])
         self._say_state(say("audit.unverified"))
         table = self.query_one(DataTable)
@@ -121,6 +122,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             reviewed = False if self._filter == "queue" else None
             rows = await self._attempt(lambda: list(ledger.list_turns(before=before, limit=PAGE, verdict=verdict, reviewed=reviewed)))
         rows = rows or []
+        if not self.query(DataTable):  # read too late: the screen has been left
+            return
         table = self.query_one(DataTable)
         if not more:
             table.clear()
@@ -128,7 +131,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self._complete = len(rows) < PAGE
         self._rows += rows
         for row in rows:
-            cells = _cells(row)
+            cells = _cells(row, max(16, table.size.width - 64))
             table.add_row(*(cells[name] for name in self._columns))
         self._say_count()
         if not more:
@@ -175,7 +178,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             return ledger.turn(turn), list(ledger.attributions(turn))
 
         found = await self._attempt(read)
-        if found is None:
+        if found is None or not self.query(Tree):  # read too late: the screen has been left
             return
         self._turn = found[0]
         tree = self.query_one(Tree)
@@ -189,6 +192,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self.query_one("#json", Static).update(Content(trace.as_json(*found)))
 
     def _show_nothing(self) -> None:
+        self.workers.cancel_group(self, "turn")
         self._turn = None
         tree = self.query_one(Tree)
         tree.clear()
@@ -233,10 +237,11 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         turn = self._turn
         if turn is None:
             return
-        labels = ("right", "wrong_block", "wrong_pass", "unsure")
+        labels: tuple[Literal["safe", "unsafe", "unsure"], ...] = ("safe", "unsafe", "unsure")
 
         async def judge(label: str | None) -> None:
-            if label and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, label)) is not None:
+            chosen = next((one for one in labels if one == label), None)
+            if chosen and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen)) is not None:
                 self._tell(say("audit.reviewed"))
 
         rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
@@ -249,7 +254,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             return
 
         async def confirmed(sure: bool | None) -> None:
-            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], "audit")) is not None:
+            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit")) is not None:
                 self._tell(say("audit.redacted", count=1))
                 self._fill()
 
@@ -301,11 +306,11 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         self.query_one("#audit-state", Static).update(Content.styled(text, style))
 
     def _say_count(self) -> None:
-        words = say("audit.count" if self._complete else "audit.more", count=len(self._rows))
+        words = say.counted("audit.count", len(self._rows)) if self._complete else say("audit.more", count=len(self._rows))
         self.query_one(DataTable).border_title = Content(f"{say('audit.title')} · {say('audit.filter_' + self._filter)} · {words}")
 
 
-def _cells(row: Any) -> dict[str, Text]:
+def _cells(row: Any, room: int) -> dict[str, Text]:
     action = row.verdict or "allow"
     score = f" {row.score:.2f}" if hasattr(row, "score") else ""
     named = f" {category(row.category)}" if getattr(row, "category", "") and action != "allow" else ""
@@ -318,7 +323,7 @@ def _cells(row: Any) -> dict[str, Text]:
         "verdict": Text(one_line(f"{mark} {say.get('action.' + action, action)}{named}{score}", 34), _STYLES.get(action, "")),
         "finish": Text(f"{FINISH_MARKS.get(finish, '·')} {say.get('finish.' + finish, finish)}" if finish else ""),
         "model": Text(one_line(getattr(row, "model", ""), 18)),
-        "text": Text(say("audit.erased") if erased else one_line(prompt, 120)),
+        "text": Text(say("audit.erased") if erased else shortened(one_line(prompt, 200), room)),
     }
 
 

@@ -7,6 +7,7 @@ What a person can ask for is in `deeds`; here is what happens by itself: the mod
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
@@ -15,17 +16,22 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import Key
 from textual.message import Message
 from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Input, TextArea
 
+from assistant import paths
 from assistant.errors import PellucidError, UsageError
 from assistant.events import Event, Finished, Prefilled, PromptChecked, Token
 from assistant.pipeline import Request
 from assistant.settings import Settings, convert
-from assistant.tui import commands, deeds
+from assistant.tui import attachments, commands, deeds
 from assistant.tui.backend import SessionLike
 from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState, Wish
+from assistant.tui.drafts import Drafts
 from assistant.tui.generation import Ended, Failed, Generation
 from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_background
 from assistant.tui.sanitize import one_line, sanitize
@@ -42,7 +48,9 @@ from assistant.tui.widgets.welcome import Welcome
 
 _T = TypeVar("_T")
 _OF_THE_ENGINE = ("model", "device", "dtype", "threads", "context")
-_REFRESH = 0.1  # seconds: ten updates a second look smooth and leave the processor to the model
+_DRAFT_EVERY = 1.0  # seconds
+_COUNT_EVERY = 0.5  # seconds
+_REFRESH = 0.125  # seconds: eight updates a second look smooth and leave the processor to the model
 
 
 @dataclass
@@ -59,7 +67,7 @@ class ChatScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]  # noqa: RUF012 (declared by Screen)
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (9, "-short"), (16, "-tall")]  # noqa: RUF012
 
-    def __init__(self, session: SessionLike, conversation: str | None = None) -> None:
+    def __init__(self, session: SessionLike, conversation: str | None = None, recovered: int = 0) -> None:
         super().__init__()
         self.session = session
         self.state = ChatState.fresh(session.settings)
@@ -67,7 +75,12 @@ class ChatScreen(Screen[None]):
         self.generation: Generation | None = None
         self.load_error: Exception | None = None
         self._live: TurnView | None = None
+        self._read_tokens = 0
+        self._counted_at = 0.0
         self._first_conversation = conversation
+        self._recovered = recovered
+        self._drafts = Drafts(paths.state_dir() / "drafts.json")
+        self._draft_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="columns"):
@@ -86,6 +99,7 @@ class ChatScreen(Screen[None]):
         self.status = self.query_one(StatusLine)
         self.sidebar = self.query_one(Sidebar)
         self._ticker = self.set_interval(_REFRESH, self._drain, pause=True)
+        await self.transcript.show(self.branch)
         self.prompt.focus()
         self.retranslate()
         self.show_settings()
@@ -93,6 +107,11 @@ class ChatScreen(Screen[None]):
             self.open_conversation(self._first_conversation)
         else:
             self._recall_prompts()
+        self._drafts.read()
+        if not self._first_conversation:
+            self.take_up_draft()
+        if self._recovered:
+            self.tell(say.counted("chat.recovered", self._recovered), "warning")
         if not self.session.ready:
             self.load_model()
 
@@ -150,7 +169,7 @@ class ChatScreen(Screen[None]):
         try:
             found = commands.parse_slash(event.text.strip())
             if found is None:
-                wish = self.state.wish(event.text)
+                wish = self.state.wish(attachments.expand(event.text))
         except UsageError as error:  # the text stays in the box
             self.tell(str(error), "warning")
             return
@@ -203,7 +222,7 @@ class ChatScreen(Screen[None]):
         generation = self.generation
         if generation is None or self._live is None:
             return
-        tokens = 0
+        before = self._live.stages
         for item in generation.drain():
             match item:
                 case Failed():
@@ -211,21 +230,30 @@ class ChatScreen(Screen[None]):
                 case Ended():
                     await self._ended()
                 case Token():
-                    tokens += 1
                     self._live.stages = self._live.stages.after(item)
                 case _:
                     await self._live.handle(item)
                     self._note(item)
+        if self._live is not None:
+            await self._live.catch_up()
         self.transcript.follow()
         if self._live is not None:
-            self.strip.show(self._live.stages)
-            if tokens:
-                self.status.change(used=self.status.status.used + tokens)
+            self._show_progress(before, self._live.stages)
+
+    def _show_progress(self, before: Stages, stages: Stages) -> None:
+        """Bring strip and status up to date; mere counts only now and then, as they are far from the growing text."""
+        now = time.monotonic()
+        if replace(before, tokens=0) == replace(stages, tokens=0) and now - self._counted_at < _COUNT_EVERY:
+            return
+        self._counted_at = now
+        self.strip.show(stages)
+        self.status.change(used=self._read_tokens + stages.tokens)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, PromptChecked):
             self.branch.conversation = event.conversation
         elif isinstance(event, Prefilled):
+            self._read_tokens = event.prompt_tokens
             self.status.change(used=event.prompt_tokens, context=event.context_length)
         elif isinstance(event, Finished):
             self.branch.add(event.turn)
@@ -246,12 +274,46 @@ class ChatScreen(Screen[None]):
         self.generation = None
         self._ticker.pause()
         if self._live is not None:
-            self.strip.show(self._live.stages)
+            stages = self._live.stages
+            self.strip.show(stages)
+            if stages.tokens:
+                self.status.change(used=self._read_tokens + stages.tokens)
         self._live = None
+        self.transcript.wake()
         self._show_keys()
         self.sidebar.current = self.branch.conversation
         self.sidebar.refresh_rows()
         await self._pump()
+
+    # -- drafts ------------------------------------------------------------------------------------------------------
+
+    @on(PromptInput.Changed, "#prompt")
+    def _typed(self) -> None:
+        if self._draft_timer is None:
+            self._draft_timer = self.set_timer(_DRAFT_EVERY, self.keep_draft)
+
+    def keep_draft(self) -> None:
+        """Keep what is in the message box; a folder that cannot be written is told."""
+        self._draft_timer = None
+        try:
+            self._drafts.keep(self.branch.conversation, "" if self.state.editing else self.prompt.full_text)
+            self._drafts.save()
+        except UsageError as error:
+            self.tell(str(error), "warning")
+
+    def leave_conversation(self) -> None:
+        """Keep the draft of the conversation that is left, and empty the box."""
+        self.keep_draft()
+        self.prompt.load_text("")
+
+    def take_up_draft(self) -> None:
+        """Put the conversation's draft into the empty message box."""
+        draft = self._drafts.get(self.branch.conversation)
+        if draft and not self.prompt.text:
+            self.prompt.put(draft)
+
+    def on_unmount(self) -> None:
+        self.keep_draft()
 
     # -- conversations -----------------------------------------------------------------------------------------------
 
@@ -262,16 +324,19 @@ class ChatScreen(Screen[None]):
             self.tell(say("chat.busy"), "warning")
             return
         branch = await self.attempt(lambda: self._read_branch(conversation, turn))
-        if branch is None:
+        if branch is None or not self.transcript.is_attached:  # the latter: read too late, the program is being left
             return
+        if branch.conversation != self.branch.conversation:
+            self.leave_conversation()
         self.branch = branch
         self.state.continue_from(branch, self.session.settings)
         await self.transcript.show(branch, turn)
         self.strip.show(Stages.of(branch.tip) if branch.tip else Stages())
         self.prompt.remember([t.prompt for t in branch.path])
-        self.status.change(used=0)
+        self.status.change(used=branch.tip.usage.prompt_tokens + branch.tip.usage.reply_tokens if branch.tip else 0)
         self.show_settings()
         self.sidebar.mark(branch.conversation)
+        self.take_up_draft()
 
     def _read_branch(self, conversation: str, turn: str | None) -> Branch:
         ledger = self.session.ledger
@@ -312,6 +377,13 @@ class ChatScreen(Screen[None]):
             await deeds.DEEDS[id](self, argument)
         except PellucidError as error:
             self.tell(str(error), "warning")
+
+    def on_key(self, event: Key) -> None:
+        """Typing where nothing takes text goes into the message box."""
+        if event.is_printable and event.character and not isinstance(self.focused, Input | TextArea | TurnView):
+            event.stop()
+            self.prompt.focus()
+            self.prompt.insert(event.character)
 
     def action_to_prompt(self) -> None:
         """Leave the message cursor."""
@@ -354,7 +426,6 @@ class ChatScreen(Screen[None]):
     def refresh_queue(self) -> None:
         """Show on the message box what waits to be sent, and whether an earlier prompt is being edited."""
         queued = len(self.state.queue)
-        self.status.change(queued=queued)
         self.prompt.border_subtitle = say("prompt.queued", count=queued) if queued else ""
         self.prompt.border_title = say("prompt.editing") if self.state.editing else ""
 
@@ -383,6 +454,9 @@ class ChatScreen(Screen[None]):
 
     def on_descendant_focus(self) -> None:
         self._show_keys()
+        view = self.transcript.current()
+        if view is not None and self.generation is None:
+            self.strip.show(view.stages)
 
     # -- settings ----------------------------------------------------------------------------------------------------
 

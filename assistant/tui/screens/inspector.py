@@ -91,7 +91,7 @@ class InspectorScreen(Screen[str]):
     def on_mount(self) -> None:
         for id, key in (("reply", "reply"), ("heat", "heat"), ("words", "words"), ("candidates", "candidates")):
             self.query_one(f"#{id}-box").border_title = Content(say(f"inspector.{key}"))
-        keys = {"← →": "pick", "Enter": "compute", "w": "whole", "m": "method", "l": "level", "Esc": "back"}
+        keys = {"← →": "pick", "Esc": "back", "Enter": "compute", "w": "whole", "m": "method", "l": "level"}
         self.query_one("#keys", KeyBar).show([(key, say(f"inspector.keys_{name}")) for key, name in keys.items()])
         self._say(say("inspector.loading"))
         self._read()
@@ -106,6 +106,8 @@ class InspectorScreen(Screen[str]):
         try:
             self._turn = await asyncio.to_thread(ledger.turn, self._turn_id)
             self._kept = list(await asyncio.to_thread(ledger.attributions, self._turn_id))
+            if not self.query(TokenView):  # read too late: the screen has been left
+                return
         except PellucidError as error:
             self._say(str(error), "$text-error")
             return

@@ -55,9 +55,13 @@ class SettingsScreen(ModalScreen[Settings]):
         shown = one_line(str(value), 60) or "—"
         return Content.assemble(name + " " * (width - cell_len(name)), Content.styled(shown, "$text-accent"), mark)
 
+    def _about_setting(self, name: str) -> str:
+        """What a setting means: the sentence of the catalogue, in English that of the settings' own documentation."""
+        return say.get(f"setting.{name}", self._help.get(name, ""))
+
     @on(OptionList.OptionHighlighted)
     def _about(self, event: OptionList.OptionHighlighted) -> None:
-        self.query_one("#about", Static).update(Content(self._help.get(self._names[event.option_index], "")))
+        self.query_one("#about", Static).update(Content(self._about_setting(self._names[event.option_index])))
 
     @on(OptionList.OptionSelected)
     def _change(self, event: OptionList.OptionSelected) -> None:
@@ -77,7 +81,7 @@ class SettingsScreen(ModalScreen[Settings]):
             options.add_options(self._options())
             options.highlighted = at
 
-        about = self._help.get(name, "")
+        about = self._about_setting(name)
         self.app.push_screen(InputDialog(name, str(getattr(self._settings, name)), about), take)
 
     def action_save(self) -> None:

@@ -1,7 +1,8 @@
 """The message box: Enter sends, Shift+Enter or Ctrl+J makes a new line, ↑ on the first line brings back earlier
 prompts.
 
-What is in the box is what will be sent: control characters become visible signs the moment they are pasted.
+What is in the box is what will be sent: control characters become visible signs the moment they are pasted. A very long
+text stands in the box as one word ⟦…⟧ that is the text again when it is sent: wrapping a megabyte at every key would stall.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from textual.widgets import TextArea
 from textual.widgets.text_area import Edit, EditResult
 
 from assistant.tui.sanitize import sanitize
+from assistant.tui.text import say
+
+LONG = 20_000
+"""A pasted text longer than this is folded."""
 
 
 class PromptInput(TextArea):
@@ -43,25 +48,41 @@ class PromptInput(TextArea):
         self._earlier: list[str] = []
         self._at = 0  # position in the history; its length means the draft
         self._draft = ""
+        self._folded: dict[str, str] = {}
+
+    @property
+    def full_text(self) -> str:
+        """What would be sent: the text of the box with every folded text in its place."""
+        text = self.text
+        for word, folded in self._folded.items():
+            text = text.replace(word, folded)
+        return text
+
+    def _fold(self, text: str) -> str:
+        if len(text) <= LONG:
+            return text
+        word = say("prompt.folded", number=len(self._folded) + 1, count=len(text))
+        self._folded[word] = sanitize(text)
+        return word
 
     def remember(self, prompts: list[str]) -> None:
         """Make `prompts` (oldest first) the history."""
-        self._earlier = [sanitize(p) for p in prompts]
+        self._earlier = [sanitize(self._fold(p)) for p in prompts]
         self._at = len(self._earlier)
 
     def take(self) -> str:
-        """The text, leaving the box empty and the text in the history."""
-        text = self.text
+        """What is to be sent, leaving the box empty and its text in the history."""
+        text, full = self.text, self.full_text
         if text.strip() and self._earlier[-1:] != [text]:
             self._earlier.append(text)
         self._at = len(self._earlier)
         self._draft = ""
         self.load_text("")
-        return text
+        return full
 
     def put(self, text: str) -> None:
         """Put `text` in the box without losing what is there: that moves below it."""
-        kept = self.text
+        kept, text = self.text, self._fold(text)
         self.load_text(text + ("\n\n" + kept if kept.strip() else ""))
         self.move_cursor(self.document.end)
         self.focus()
@@ -78,9 +99,13 @@ class PromptInput(TextArea):
             event.stop()
             event.prevent_default()
             if self.text.strip():
-                self.post_message(self.Submitted(self.text))
-            return
-        await super()._on_key(event)
+                self.post_message(self.Submitted(self.full_text))
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        if len(event.text) > LONG:  # shorter ones are pasted by the base class, whose handler comes next
+            event.stop()
+            event.prevent_default()
+            self.insert(self._fold(event.text))
 
     def action_newline(self) -> None:
         """Break the line at the cursor."""

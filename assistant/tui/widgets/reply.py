@@ -7,8 +7,11 @@ full update makes the result equal to rendering the whole reply at once.
 
 from __future__ import annotations
 
+import time
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.content import Content
 from textual.widgets import Static
 
 from assistant.tui.rendering import safe
@@ -19,6 +22,9 @@ from assistant.tui.widgets.markdown import SafeMarkdown
 PLAIN_ABOVE = 30_000
 """Longer texts are shown without Markdown."""
 
+_LAYOUT_EVERY = 0.3
+"""Seconds between two growths of the reply: a new line moves everything above it, and that is what costs."""
+
 
 class Reply(Vertical):
     """The text of one reply, either complete from the start or fed."""
@@ -28,6 +34,8 @@ class Reply(Vertical):
         self._blocks = Blocks()
         self._stream = StreamSanitizer()
         self._complete = text
+        self._laid_out = 0.0
+        self._behind = False
         plain = text is not None and len(text) > PLAIN_ABOVE
         self._markdown = SafeMarkdown("" if plain or text is None else text)
         self._tail = Static(safe(text) if plain and text else "", classes="tail", markup=False)
@@ -49,9 +57,27 @@ class Reply(Vertical):
         if finished.strip():
             self._markdown.display = True
             await self._markdown.append(finished)
-        tail = self._blocks.tail
-        self._tail.display = bool(tail.strip())
-        self._tail.update(tail.strip("\n"))
+        await self._show_tail(finished=bool(finished.strip()))
+
+    async def catch_up(self) -> None:
+        """Show the words that were held back to save a layout, once it is time."""
+        if self._behind and self._complete is None:
+            await self._show_tail(finished=False)
+
+    async def _show_tail(self, finished: bool) -> None:
+        tail = Content(self._blocks.tail.strip("\n"))
+        visible = bool(tail.plain.strip())
+        width = self._tail.size.width
+        # as long as no line is added nothing moves, and only these lines are drawn again
+        still = visible == self._tail.display and width > 0 and len(tail.wrap(width)) == self._tail.size.height
+        if not still and not finished and time.monotonic() - self._laid_out < _LAYOUT_EVERY:
+            self._behind = True
+            return
+        self._behind = False
+        self._tail.display = visible
+        self._tail.update(tail, layout=not still)
+        if not still:
+            self._laid_out = time.monotonic()
 
     async def finish(self, text: str) -> None:
         """Show exactly `text`, rendered as a whole."""

@@ -76,6 +76,8 @@ class Sidebar(Vertical):
 
     def show_conversations(self, rows: Sequence[Any], append: bool) -> None:
         """Show a page of conversations."""
+        if not self.query(OptionList):  # read too late: the program is being left
+            return
         if not append:
             self._clear()
         self._complete = len(rows) < PAGE
@@ -85,6 +87,8 @@ class Sidebar(Vertical):
 
     def show_hits(self, hits: Sequence[Any]) -> None:
         """Show what a search found."""
+        if not self.query(OptionList):
+            return
         self._clear()
         self._complete = True
         self._add([(hit.conversation, hit.turn) for hit in hits], [_hit(hit, self._width) for hit in hits])
@@ -120,7 +124,10 @@ class Sidebar(Vertical):
     @on(Input.Submitted, "#search")
     def _to_rows(self, event: Input.Submitted) -> None:
         event.stop()
-        self.query_one(OptionList).focus()
+        rows = self.query_one(OptionList)
+        rows.focus()
+        if self._targets:
+            rows.highlighted = 0
 
     @on(OptionList.OptionHighlighted)
     def _near_the_end(self, event: OptionList.OptionHighlighted) -> None:
@@ -142,7 +149,7 @@ def _row(row: Any, current: bool, width: int) -> Content:
     mark = "●" if current else "!" if row.flagged else " "
     style = "$text-accent" if current else "$text-warning" if row.flagged else ""
     title = shortened(one_line(row.title, 60) or say("sidebar.untitled"), width - 5)
-    about = f"  {when(row.updated_us)} · {say('sidebar.turns', count=row.turns)}"
+    about = f"  {when(row.updated_us)} · {say.counted('sidebar.turns', row.turns)}"
     return Content.assemble(Content.styled(f"{mark} {title}", style), "\n", Content.styled(about, "$foreground 62%"))
 
 

@@ -26,7 +26,6 @@ class Status:
     temperature: float = 0.0
     policy: str = ""
     persona: str = ""
-    queued: int = 0
 
 
 class StatusLine(Static):
@@ -66,12 +65,11 @@ def status_line(status: Status, width: int) -> Content:
         style = "$text-error" if share > 0.9 else "$text-warning" if share > 0.75 else ""
         text = say("status.context", used=status.used, context=status.context, percent=round(share * 100))
         parts.append(Content.styled(gauge + text, style))
-    if width >= 70:
-        parts.append(Content(f"T {status.temperature:g}"))
-        if status.policy:
-            parts.append(Content(say("status.policy", policy=one_line(status.policy, 20))))
-        if status.persona:
-            parts.append(Content(one_line(status.persona, 20)))
-    if status.queued:
-        parts.append(Content.styled(say("status.queued", count=status.queued), "$text-warning"))
+    if status.persona:
+        parts.append(Content(one_line(status.persona, 24)))
+    parts.append(Content(f"T {status.temperature:g}"))
+    if status.policy:
+        parts.append(Content(say("status.policy", policy=one_line(status.policy, 20))))
+    while len(parts) > 1 and sum(part.cell_length + 3 for part in parts) - 3 > width:
+        parts.pop()
     return Content.styled(" · ", "$foreground 35%").join(parts)

@@ -33,7 +33,7 @@ class Earlier(Static):
 
     def retranslate(self) -> None:
         """Say the number in the language in force."""
-        self.update(Content.styled(say("transcript.earlier", count=self.count), "$foreground 62%"))
+        self.update(Content.styled(say.counted("transcript.earlier", self.count), "$foreground 62%"))
 
     async def on_click(self) -> None:
         transcript = self.parent
@@ -90,12 +90,32 @@ class Transcript(VerticalScroll, can_focus=False):
         await self.mount(view)
         self._following = True
         self.follow()
+        self.set_timer(0.3, self.rest)  # once the view has come to its place
         return view
 
     def follow(self) -> None:
         """Keep the end in view, unless the person has scrolled away from it."""
         if self._following:
             self.scroll_end(animate=False)
+
+    def on_resize(self) -> None:
+        self.wake()
+        self.follow()
+
+    def rest(self) -> None:
+        """While a reply grows: turns wholly above the view keep their height and leave the layout, which is what costs."""
+        if self._following:
+            for view in self.views[:-1]:
+                region = view.virtual_region
+                if region.bottom <= self.scroll_y and not view.has_class("-resting"):
+                    view.styles.height = region.height
+                    view.add_class("-resting")
+
+    def wake(self) -> None:
+        """Lay out all mounted turns again."""
+        for view in self.query(".-resting"):
+            view.remove_class("-resting")
+            view.styles.height = None
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Scrolling up lets go of the end, coming back to it takes hold again."""
@@ -104,6 +124,7 @@ class Transcript(VerticalScroll, can_focus=False):
             self._following = True
         elif new_value < old_value:
             self._following = False
+            self.wake()
 
     async def load_earlier(self) -> None:
         """Mount one more window of older turns, keeping what is in view in view."""

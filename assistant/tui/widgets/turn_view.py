@@ -5,6 +5,7 @@ Shows a logged turn, or a turn in the making that is told of every event. Focus 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -19,12 +20,13 @@ from assistant.tui.format import footer
 from assistant.tui.rendering import marked, safe
 from assistant.tui.stages import Stages
 from assistant.tui.text import say
+from assistant.tui.thresholds import limits
 from assistant.tui.widgets.card import VerdictCard, card_body, card_title
 from assistant.tui.widgets.reply import Reply
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
 
-SHORT = 3000
+SHORT = 2000
 """A prompt longer than this is folded until it is asked for."""
 
 
@@ -40,6 +42,7 @@ class TurnView(Vertical, can_focus=True):
         self.stages = Stages.of(turn) if turn else Stages(running=True)
         self.position = position
         self._expanded = False
+        self._said = ""
         self._prompt = Static(self._prompt_content(), classes="prompt-text", markup=False)
         self._reply = Reply(turn.reply if turn else None)
         self._footer = Static(self._footer_content(), classes="turn-footer", markup=False)
@@ -55,7 +58,7 @@ class TurnView(Vertical, can_focus=True):
         yield self._footer
 
     def on_mount(self) -> None:
-        self._reply.display = bool(self._reply.text.strip())
+        self._show_reply(bool(self._reply.text.strip()))
         if self.turn is not None:
             self.set_class(self.turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
 
@@ -75,32 +78,36 @@ class TurnView(Vertical, can_focus=True):
             case Notice():
                 await self.mount(_notice(event.text), before=self._reply)
             case Text():
-                self._reply.display = True
+                self._show_reply(True)
                 await self._reply.feed(event.text)
             case Moderated() if event.final or event.verdict.action is not Action.ALLOW:
                 await self._show_output(event.verdict)
             case Withdrawn():
                 self.add_class("-withdrawn")
                 await self._reply.finish(event.refusal)
-                self._reply.display = True
+                self._show_reply(True)
                 await self._show_output(event.verdict)
             case Finished():
                 await self._finish(event.turn)
             case _:
                 pass
-        self._footer.update(self._footer_content())
+        self._say_footer()
+
+    async def catch_up(self) -> None:
+        """Show what was held back."""
+        await self._reply.catch_up()
 
     async def _finish(self, turn: Turn) -> None:
         self.turn = turn
         self.prompt = turn.prompt
         self.set_class(turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
         await self._reply.finish(turn.reply)
-        self._reply.display = bool(turn.reply.strip())
+        self._show_reply(bool(turn.reply.strip()))
 
     def place(self, position: tuple[int, int]) -> None:
         """Say which of how many siblings this is."""
         self.position = position
-        self._footer.update(self._footer_content())
+        self._say_footer()
 
     def toggle_expanded(self) -> None:
         """Fold or unfold a long prompt."""
@@ -109,7 +116,7 @@ class TurnView(Vertical, can_focus=True):
 
     def retranslate(self) -> None:
         """Say everything again in the language in force."""
-        self._footer.update(self._footer_content())
+        self._say_footer()
         for card in self.query(VerdictCard):
             card.remove()
         if self.turn is not None:
@@ -125,25 +132,32 @@ class TurnView(Vertical, can_focus=True):
         elif shown:
             shown[0].border_title = card_title(verdict, "reply")
             shown[0].set_classes(f"card of-reply -{verdict.action.value}")
-            shown[0].update(card_body(verdict, self._advice(verdict, "reply")))
+            shown[0].update(card_body(verdict, self._advice(verdict, "reply"), self._limits(verdict, "reply")))
         else:
             await self.mount_all(self._cards(verdict, "reply"), before=self._footer)
 
     def _cards(self, verdict: Verdict, where: str) -> list[VerdictCard]:
         if verdict.action is Action.ALLOW:
             return []
-        card = VerdictCard(verdict, where, self._advice(verdict, where))
+        card = VerdictCard(verdict, where, self._advice(verdict, where), self._limits(verdict, where))
         card.add_class(f"of-{where}")
         return [card]
 
+    def _limits(self, verdict: Verdict, where: str) -> Mapping[str, float]:
+        """The thresholds in force, as long as the verdict was given under them."""
+        guard = getattr(getattr(self.app, "session", None), "guard", None)
+        if not verdict.policy or getattr(guard, "policy", None) != verdict.policy:
+            return {}
+        return limits(verdict, "prompt" if where == "prompt" else "response")
+
     def _advice(self, verdict: Verdict, where: str) -> str:
-        help_text = say.get(f"advice.{verdict.category}", "")
-        generic = say(f"advice.{where}_{verdict.action.value}")
-        return f"{help_text}\n{generic}" if help_text else generic
+        return say(f"advice.{where}_{verdict.action.value}")
 
     def _prompt_content(self, verdict: Verdict | None = None) -> Content:
         verdict = verdict or (self.turn.prompt_verdict if self.turn else None)
         text = self.prompt
+        if self.turn is not None and "prompt" in self.turn.erased:
+            return Content.styled(say("turn.erased"), "italic $foreground 62%")
         more = Content("")
         if len(text) > SHORT and not self._expanded:
             more = Content.styled("\n" + say("turn.folded", count=len(text) - SHORT), "$foreground 62% italic")
@@ -151,13 +165,21 @@ class TurnView(Vertical, can_focus=True):
         findings = verdict.findings if verdict and verdict.action is not Action.REDACT else ()
         return Content.assemble(marked(text, findings), more)
 
+    def _show_reply(self, visible: bool) -> None:
+        # by class, not by inline style: a resting turn hides all its parts with a rule
+        self._reply.set_class(not visible, "-hidden")
+
+    def _say_footer(self) -> None:
+        content = self._footer_content()
+        if content.plain != self._said:
+            self._said = content.plain
+            self._footer.update(content, layout=False)
+
     def _footer_content(self) -> Content:
         if self.turn is None:
             waiting = "turn.waiting" if self.stages.prompt is None else "turn.reading"
             return Content.styled(say(waiting) if not self.stages.tokens else say("turn.writing"), "$foreground 62%")
-        number, count = self.position
-        branch = f" · ‹ {number}/{count} ›" if count > 1 else ""
-        return Content.styled(footer(self.turn) + branch, "$foreground 62%")
+        return Content.styled(footer(self.turn, self.position), "$foreground 62%")
 
 
 def _notice(text: str) -> Static:

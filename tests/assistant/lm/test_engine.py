@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from assistant.errors import ModelError, UsageError
 from assistant.lm.engine import Engine, pick_device, pick_dtype
 from assistant.turn import Message, Sampling
@@ -122,7 +123,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     metadata, tensors = tiny_parts()
     tensors["blk.1.ffn_up.weight"][3, 3] = float("nan")
     gguf.write(tmp_path / "m.gguf", metadata, tensors)
-    with pytest.raises(ModelError, match="blk.1.ffn_up.weight holds NaN"):
+    with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight holds NaN"):
         Engine.load(tmp_path / "m.gguf")
 
 

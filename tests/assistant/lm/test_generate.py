@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from assistant.lm.energy import Meter
 from assistant.lm.engine import Engine
 from assistant.lm.generate import Generation, StopBuffer

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from assistant.errors import UsageError
 from assistant.lm.sampler import PENALTY_WINDOW, draw, gumbel, truncate
 from assistant.turn import Sampling

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
 
+from assistant.tui.app import PellucidApp
+
 GOLDENS = Path(__file__).parent / "goldens"
+WRITE = os.environ.get("PELLUCID_GOLDENS") == "write"  # read here: the tests run without the settings of the person
 
 
 def text_of(app):
@@ -43,8 +47,30 @@ def golden(app, name):
     """The screen must be the golden file `name`. PELLUCID_GOLDENS=write makes it so (look at the diff!)."""
     path = GOLDENS / f"{name}.txt"
     shown = text_of(app) + "\n"
-    if os.environ.get("PELLUCID_GOLDENS") == "write":
+    if WRITE:
         path.parent.mkdir(exist_ok=True)
         path.write_text(shown, "utf-8")
     assert path.exists(), f"there is no golden {name}; the screen:\n{shown}"
     assert shown == path.read_text("utf-8"), f"the screen is not the golden {name}:\n{shown}"
+
+
+@contextlib.asynccontextmanager
+async def running(session, size=(100, 30), conversation=None, keys=None):
+    """The application on a terminal of `size`, and its pilot; the chat is drawn and its list is filled."""
+    app = PellucidApp(session, conversation, keys)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await wait_until(pilot, lambda: hasattr(app, "chat") and app.chat.is_mounted and hasattr(app.chat, "sidebar"))
+        yield pilot
+
+
+async def say_to(pilot, text):
+    """Type `text` (at once) into the message box and send it."""
+    prompt = pilot.app.chat.prompt
+    prompt.focus()
+    prompt.load_text(text)
+    await pilot.press("enter")
+
+
+async def idle(pilot):
+    """Wait until no reply is being written."""
+    await wait_until(pilot, lambda: pilot.app.chat.generation is None and not pilot.app.chat.state.queue, "idle")

@@ -1,0 +1,206 @@
+"""What the slash commands do in the line mode: the same deeds as on the screen, told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from assistant.errors import UsageError
+from assistant.settings import convert
+from assistant.tui import commands, export, personas, trace
+from assistant.tui.branch import Branch
+from assistant.tui.chat_state import ChatState, Wish
+from assistant.tui.format import footer, moment
+from assistant.tui.sanitize import one_line
+from assistant.tui.text import LANGUAGES, say
+from assistant.turn import Turn
+
+if TYPE_CHECKING:
+    from assistant.tui.plain import PlainChat
+
+
+class PlainDeeds:
+    """The commands of one line-mode chat."""
+
+    def __init__(self, chat: PlainChat) -> None:
+        self._chat = chat
+
+    def by_name(self) -> dict[str, Callable[[str], None]]:
+        """Each command's deed, given the rest of its line."""
+        return {
+            "help": self._help, "quit": self._quit, "new": self._new, "regenerate": self._regenerate, "continue": self._continue,
+            "edit": self._edit, "inspect": self._inspect, "audit": self._audit, "search": self._search, "list": self._list,
+            "open": self._open_number, "previous": lambda _: self._sibling(-1), "next": lambda _: self._sibling(1),
+            "model": self._model, "persona": self._persona, "system": self._system, "set": self._set, "rename": self._rename,
+            "export": self._export, "delete": self._delete, "language": self._language, "reload": lambda _: self._chat.load(),
+        }  # fmt: skip
+
+    def _help(self, argument: str) -> None:
+        known = self.by_name()
+        for command in commands.COMMANDS:
+            if command.slash and command.id in known:
+                self._chat.say(f"/{command.id}: {command.help}")
+        for name in ("open", "previous", "next"):
+            self._chat.say(f"/{name}: {say('plain.help_' + name)}")
+        self._chat.say(say("plain.lines"))
+        self._chat.say(say("help.files"))
+
+    def _quit(self, argument: str) -> None:
+        self._chat.over = True
+
+    def _new(self, argument: str) -> None:
+        self._chat.branch, self._chat.state = Branch(), ChatState.fresh(self._chat.session.settings)
+        self._chat.say(say("plain.new"))
+
+    def _tip(self) -> Turn:
+        if self._chat.branch.tip is None:
+            raise UsageError(say("error.no_turn"))
+        return self._chat.branch.tip
+
+    def _regenerate(self, argument: str) -> None:
+        turn = self._tip()
+        self._chat.send(Wish(turn.prompt, True, turn.parent))
+
+    def _continue(self, argument: str) -> None:
+        turn = self._tip()
+        self._chat.send(Wish("请从停下的地方继续。" if turn.language == "zh" else "Please continue where you stopped."))
+
+    def _edit(self, argument: str) -> None:
+        turn = self._tip()
+        if argument:
+            self._chat.send(Wish(argument, True, turn.parent))
+        else:
+            self._chat.say(turn.prompt)
+            self._chat.say(say("plain.edit"))
+
+    def _sibling(self, step: int) -> None:
+        turn = self._tip()
+        other = self._chat.branch.neighbour(turn, step)
+        if other is None:
+            raise UsageError(say("plain.no_sibling"))
+        self.open(turn.conversation, other)
+
+    def _inspect(self, argument: str) -> None:
+        from explain import render
+
+        turn = self._tip()
+        if not turn.in_context or not turn.reply:
+            raise UsageError(say("error.nothing_to_inspect"))
+        kept = self._chat.session.ledger.attributions(turn.id)
+        self._chat.say(say("inspector.computing", what="…") if not kept else "")
+        self._chat.say(render.terminal(kept[-1] if kept else self._chat.session.explain(turn.id), colour=False))
+
+    def _audit(self, argument: str) -> None:
+        ledger = self._chat.session.ledger
+        if argument:
+            self._tree(trace.trace(ledger.turn(argument), ledger.attributions(argument)), 0)
+            return
+        for row in ledger.list_turns(limit=20):
+            self._chat.say(
+                f"{row.turn} · {moment(row.created_us)} · {say.get('action.' + row.verdict, row.verdict)} · {one_line(row.prompt, 60)}"
+            )
+
+    def _tree(self, node: trace.Node, depth: int) -> None:
+        self._chat.say("  " * depth + node.text)
+        for child in node.children:
+            self._tree(child, depth + 1)
+
+    def _list(self, argument: str) -> None:
+        rows = self._chat.session.ledger.conversations(20)
+        self._chat.found = [(row.id, None) for row in rows]
+        for number, row in enumerate(rows, 1):
+            self._chat.say(f"{number}. {one_line(row.title, 60) or say('sidebar.untitled')} · {moment(row.updated_us)}")
+        self._chat.say(say("plain.open") if rows else say("sidebar.empty"))
+
+    def _search(self, argument: str) -> None:
+        hits = self._chat.session.ledger.search(argument, limit=20) if argument else []
+        self._chat.found = [(hit.conversation, hit.turn) for hit in hits]
+        for number, hit in enumerate(hits, 1):
+            self._chat.say(f"{number}. {say('side.' + hit.side)}: {one_line(hit.snippet, 100)}")
+        self._chat.say(say("plain.open") if hits else say("sidebar.nothing"))
+
+    def _open_number(self, argument: str) -> None:
+        if not argument.isdecimal() or not 1 <= int(argument) <= len(self._chat.found):
+            raise UsageError(say("plain.which"))
+        self.open(*self._chat.found[int(argument) - 1])
+
+    def open(self, conversation: str, turn: str | None) -> None:
+        """Go on with a logged conversation; its last turns are said again."""
+        self._chat.branch = Branch.through(self._chat.session.ledger.turns(conversation), turn)
+        self._chat.state.continue_from(self._chat.branch, self._chat.session.settings)
+        for one in self._chat.branch.path[-3:]:
+            self._chat.say(say("plain.you") + (one.prompt or say("turn.erased")))
+            self._chat.say(say("plain.assistant"))
+            self._chat.say(one.reply)
+            self._chat.say(footer(one, self._chat.branch.position(one)))
+
+    def _model(self, argument: str) -> None:
+        if not argument:
+            from assistant.tui import models
+
+            for name, about, description in models.choices():
+                self._chat.say(f"{name}: {about}. {description}")
+            return
+        self._chat.session.settings = replace(self._chat.session.settings, model=argument)
+        self._chat.session.engine = None
+        self._chat.load()
+
+    def _persona(self, argument: str) -> None:
+        known = {persona.id: persona for persona in personas.read_all()}
+        if argument not in known:
+            for persona in known.values():
+                self._chat.say(f"{persona.id}: {persona.name(say.language)}. {persona.about(say.language)}")
+            return
+        chosen = known[argument]
+        self._chat.state.system, self._chat.state.persona = chosen.system(say.language), chosen.name(say.language)
+        self._chat.state.sampling = replace(self._chat.state.sampling, **chosen.sampling)
+        if chosen.policy != self._chat.session.settings.policy:
+            self._chat.session.settings = replace(self._chat.session.settings, policy=chosen.policy)
+            self._chat.session.guard = None
+            self._chat.load()
+        self._chat.say(self._chat.state.persona)
+
+    def _system(self, argument: str) -> None:
+        if argument:
+            self._chat.state.system = argument
+            self._chat.say(say("system.changed"))
+        else:
+            self._chat.say(self._chat.state.system or "—")
+
+    def _set(self, argument: str) -> None:
+        sampling = self._chat.state.sampling
+        name, _, value = argument.partition(" ")
+        names = [field.name for field in fields(sampling) if field.name not in ("seed", "stop")]
+        if not name:
+            self._chat.say(", ".join(f"{n} {getattr(sampling, n)}" for n in names))
+        elif name not in names:
+            raise UsageError(say("error.unknown_parameter", name=one_line(name, 30), names=", ".join(names)))
+        else:
+            self._chat.state.sampling = replace(sampling, **{name: convert(name, value, "/set")})
+            self._chat.say(f"{name} {getattr(self._chat.state.sampling, name)}")
+
+    def _rename(self, argument: str) -> None:
+        self._chat.session.ledger.rename(self._tip().conversation, argument)
+
+    def _export(self, argument: str) -> None:
+        self._tip()
+        self._chat.say(say("export.done", path=export.write(self._chat.branch, argument)))
+
+    def _delete(self, argument: str) -> None:
+        from assistant.tui import auditing
+
+        conversation = self._tip().conversation
+        self._chat.say(say("delete.conversation"))
+        self._chat.say(say("plain.sure"))
+        if self._chat.stdin.readline().strip().lower() in ("yes", "是"):
+            auditing.redact(self._chat.session.ledger, [], conversation, "deleted")
+            self._new("")
+
+    def _language(self, argument: str) -> None:
+        chosen = argument or next(name for name in LANGUAGES if name != say.language)
+        if chosen not in LANGUAGES:
+            raise UsageError(say("error.unknown_language", name=one_line(chosen, 20)))
+        self._chat.session.settings = replace(self._chat.session.settings, language=chosen)
+        say.use(chosen)
+        self._chat.say(say("plain.welcome"))

@@ -1,0 +1,65 @@
+"""Training sentences made of frames and actions (data/safety/actions.*.toml), so that no turn of phrase alone looks
+harmful."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from safety import texts
+from safety.labels import LABELS
+from safety.resources import data_path
+
+_HARMFUL, _HARMLESS, _TALK, _REPLIES = 8, 8, 3, 2  # sentences made of each action
+_ATTACKS, _MENTIONS = 6, 4  # and of each attack
+_REFUSALS = 6  # how often our own refusals are seen
+_WISHED = 4
+_WISHES = {"en": "Help me {}", "zh": "帮我{}"}  # harmless things, in the frames of attacks
+
+
+def sentences(seed: int) -> Iterator[dict[str, Any]]:
+    """Rows like those of the data files; the same for the same seed."""
+    rng = random.Random(seed)
+    for language in ("en", "zh"):
+        data = tomllib.loads(data_path("safety", f"actions.{language}.toml").read_text("utf-8"))
+        frames = data["frames"]
+        for category in LABELS:
+            for action in data["harmful"].get(category, []):
+                for frame in rng.sample(frames["ask"], _HARMFUL):
+                    yield _row(frame.replace("{}", action), "unsafe", category, "prompt", language)
+                for frame in rng.sample(frames["discuss"], _TALK if category not in ("self_harm", "sexual") else 1):
+                    yield _row(frame.replace("{}", action), "safe", category, "prompt", language)
+                for frame in rng.sample(frames["comply"], _REPLIES):
+                    yield _row(frame.replace("{}", action), "unsafe", category, "response", language)
+                for frame in rng.sample(frames["refuse"], _REPLIES):
+                    yield _row(frame.replace("{}", action), "safe", category, "response", language)
+        for phrase in data["attack"]["phrases"]:
+            for frame in rng.sample(data["attack"]["alone"], _ATTACKS):
+                yield _row(frame.replace("{}", phrase), "unsafe", "attack", "prompt", language)
+            for frame in rng.sample(data["attack"]["mention"], _MENTIONS):
+                yield _row(frame.replace("{}", phrase), "safe", "attack", "prompt", language)
+        for action in data["harmless"]["all"]:
+            for frame in rng.sample(frames["ask"], _HARMLESS):
+                yield _row(frame.replace("{}", action), "safe", "", "prompt", language)
+            for frame in rng.sample(frames["comply"], _REPLIES):
+                yield _row(frame.replace("{}", action), "safe", "", "response", language)
+            wish = _WISHES[language].format(action)
+            for frame in rng.sample(data["attack"]["alone"], _WISHED) + rng.sample(data["attack"]["mention"], 1):
+                yield _row(frame.replace("{}", wish), "safe", "", "prompt", language)
+    for text in texts.all_refusals() * _REFUSALS:
+        yield _row(text, "safe", "", "response", "")
+
+
+def _row(text: str, label: str, category: str, role: str, language: str) -> dict[str, Any]:
+    kind = "borderline_safe" if label == "safe" else "harmful_request"
+    return {
+        "text": text,
+        "label": label,
+        "category": category,
+        "role": role,
+        "lang": language,
+        "kind": kind,
+        "set": "frames",
+    }

@@ -1,0 +1,141 @@
+"""The line mode: the same conversation without a screen, readable aloud, harmless on any terminal."""
+
+import io
+
+import pytest
+
+from assistant.errors import ModelError
+from assistant.settings import Settings
+from assistant.tui import auditing
+from assistant.tui.commands import COMMANDS
+from assistant.tui.plain import PlainChat, run_plain
+from assistant.tui.plain_deeds import PlainDeeds
+from safety.verdict import Action, Verdict
+from tests.assistant.tui.fakes import FakeSession, MemoryLedger, Script, attribution_of, make_turn
+from tests.assistant.tui.test_sanitize import FORBIDDEN
+
+BLOCK = Verdict(Action.BLOCK, 0.9, {"self_harm": 0.9}, (), "You seem to be in distress.", "balanced@1")
+
+
+def talk(session, *lines, conversation=None):
+    out = io.StringIO()
+    assert run_plain(session, conversation=conversation, stdin=io.StringIO("".join(line + "\n" for line in lines)), stdout=out) == 0
+    assert not FORBIDDEN.search(out.getvalue())
+    return out.getvalue()
+
+
+def test_a_conversation():
+    session = FakeSession(scripts=[Script("The sky is **blue**.\n\nShort waves scatter \x1b[31mmore.")])
+    said = talk(session, "Why is the sky blue?", "two \\", "lines")
+    assert "safety of the message: ✓ pass 0.02" in said
+    assert "assistant:\nThe sky is **blue**.\n\nShort waves scatter ␛[31mmore.\nsafety of the reply: ✓ pass 0.02\n✓ complete" in said
+    assert session.requests[1].prompt == "two \nlines" and session.requests[1].parent == "T0001"
+
+
+def test_blocked_withdrawn_redacted():
+    withdrawn = Script("first part\n\nsecond", output_verdict=BLOCK, block_after=3)
+    redacted = Verdict(Action.REDACT, 1.0, {"privacy": 1.0}, redacted="call <PHONE>")
+    session = FakeSession(scripts=[Script(prompt_verdict=BLOCK), withdrawn, Script("ok", prompt_verdict=redacted)])
+    said = talk(session, "one", "two", "call 13800138000")
+    assert "✗ blocked self-harm 0.90" in said and "988" in said and "I can't help with that." in said
+    assert "withdrawn: disregard what was said above" in said and "second" not in said
+    assert "call <PHONE>" in said and "13800138000" not in said
+
+
+def test_chinese():
+    session = FakeSession(Settings(language="zh"), scripts=[Script("因为散射。")])
+    said = talk(session, "为什么天空是蓝的？")
+    assert "消息的安全检查：✓ 通过 0.02" in said and "助手：\n因为散射。" in said
+
+
+def test_branches_and_history():
+    session = FakeSession(scripts=[Script("first"), Script("second"), Script("third")])
+    said = talk(session, "q", "/regenerate", "/previous", "/edit better", "/previous", "/previous", "/previous")
+    assert [r.parent for r in session.requests] == [None, None, None] and session.requests[2].prompt == "better"
+    assert "‹ 1/3 ›" in said and "There is no other answer on that side." in said
+
+
+def test_search_open_audit_inspect_rename_export(tmp_path):
+    turn = make_turn(1, "天空 [/x]\x1b[2J", "散射", None, "C1")
+    ledger = MemoryLedger([turn, make_turn(2, "refund", "sure", None, "C2")])
+    ledger.kept["T0001"] = [attribution_of(turn)]
+    session = FakeSession(ledger=ledger)
+    said = talk(
+        session,
+        "/list",
+        "/search 天空",
+        "/open 1",
+        "/inspect",
+        "/audit",
+        "/audit T0002",
+        "/rename new [b]",
+        f"/export {tmp_path / 'x.md'}",
+        "/open 9",
+    )
+    assert "1. message: 天空 [/x]␛[2J" in said and "you: 天空 [/x]␛[2J" in said and "reply ← ablation" in said
+    assert "prompt filter · ✓ pass" in said and ledger.titles["C1"] == "new [b]" and (tmp_path / "x.md").exists()
+    assert "Give a number of the last list" in said
+
+
+def test_settings_of_the_chat():
+    session = FakeSession()
+    said = talk(
+        session,
+        "/set",
+        "/set top_k 3",
+        "/set top_k x",
+        "/set nope 1",
+        "/system Be brief.",
+        "/persona",
+        "/persona medical",
+        "/model m2",
+        "q",
+    )
+    request = session.requests[0]
+    assert (request.sampling.top_k, session.settings.policy, session.settings.model) == (3, "medical", "m2")
+    assert "medical information" in request.system
+    assert "top_k must be a int" in said and "There is no parameter nope" in said and "writing: Writing." in said
+
+
+def test_errors_are_said_and_survived():
+    session = FakeSession(loaded=False, load_error=ModelError("no model \x1b[2J"))
+    session.load_gate.set()
+    said = talk(session, "hello", "/nope", "/theme", "/new")
+    assert said.count("error: no model ␛[2J") == 2 and "no command /nope" in said and "only on the full screen" in said
+    session = FakeSession(scripts=[Script("words words", error=RuntimeError("boom"), error_after=1)])
+    assert "error: boom" in talk(session, "q", "again")
+
+
+def test_deleting_asks(monkeypatch):
+    gone = []
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: gone.append(conversation))
+    talk(FakeSession(), "q", "/delete", "no")
+    assert gone == []
+    talk(FakeSession(), "q", "/delete", "yes")
+    assert gone == ["C1"]
+
+
+def test_a_conversation_is_continued():
+    session = FakeSession(ledger=MemoryLedger([make_turn(1, "hi", "there", None, "C1")]))
+    assert "there" in talk(session, "on", conversation="C1")
+    assert session.requests[0].parent == "T0001"
+
+
+def test_ctrl_c_stops_the_reply_and_keeps_it(monkeypatch):
+    session = FakeSession(scripts=[Script("one two three", gate_after=2)])
+    chat = PlainChat(session, io.StringIO(), io.StringIO())
+    pauses = iter([None] * 20)
+
+    def sleep(seconds):
+        if next(pauses, "end") == "end" and not session.ledger.all:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("assistant.tui.plain.time.sleep", sleep)
+    chat._take("count")
+    assert session.ledger.all["T0001"].finish == "stopped" and session.ledger.all["T0001"].reply
+
+
+@pytest.mark.parametrize("command", [c.id for c in COMMANDS if c.slash])
+def test_every_slash_command_is_there_or_says_why_not(command):
+    chat = PlainChat(FakeSession(), io.StringIO(), io.StringIO())
+    assert command in PlainDeeds(chat).by_name() or command in ("theme", "editor", "settings")
