@@ -20,6 +20,7 @@ from typing import Any
 from assistant.audit.verify import verify
 from assistant.store import bulk, canonical, migrations, records
 from assistant.store.canonical import Record
+from assistant.store.checkpoint import outside_file
 from assistant.store.commitment import commit
 from assistant.store.connection import as_database, connect
 from assistant.store.content import Part
@@ -38,6 +39,8 @@ _ZH = (
 )
 
 
+_LOG = "0" * 32
+"""The name of the throw-away log: its checkpoints are thrown away with it."""
 Shape = tuple[Record, list[Part], Record, list[Part]]
 """The two records of a turn without what is new in each, and their parts."""
 
@@ -58,6 +61,7 @@ def bench(turns: int = 20_000, *, folder: Path | None = None, durable: int = 200
         return figures
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        outside_file(_LOG).unlink(missing_ok=True)
 
 
 def table(figures: dict[str, Any]) -> list[str]:
@@ -105,7 +109,7 @@ class _Writer:
     def genesis(self, schema: dict[str, str]) -> None:
         id_ = migrations.schema_id(schema)
         self._connection.execute("INSERT INTO registry VALUES (?, 'schema', ?)", (id_, migrations.schema_text(schema)))
-        self._record({"kind": "schema", "schema": id_, "version": migrations.newest_version(), "from": 0, "log": "0" * 32}, [])
+        self._record({"kind": "schema", "schema": id_, "version": migrations.newest_version(), "from": 0, "log": _LOG}, [])
 
     def turn(self, number: int, shape: Shape) -> None:
         asked, asked_parts, answered, answered_parts = shape

@@ -36,6 +36,8 @@ class AuditGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PellucidError as error:
+            if ctx.parent is not None:
+                raise  # the program's entry point shows it
             raise _Shown(error) from error
 
 

@@ -26,4 +26,4 @@ def test_the_figures(tmp_path: Path) -> None:
     figures = bench(200, folder=tmp_path, durable=5, searches=5)
     json.dumps(figures)
     assert {"bulk_turns_per_second", "durable_p99_ms", "search_zh_p95_ms", "open_ms"} <= figures.keys()
-    assert len(table(figures)) == len(figures) and list(tmp_path.iterdir()) == []
+    assert len(table(figures)) == len(figures) and [p for p in tmp_path.rglob("*") if p.is_file()] == []

@@ -105,6 +105,14 @@ def test_unreadable(command: str, tmp_path: Path) -> None:
     assert bad.read_text() == "not a database" and not (tmp_path / "missing.db").exists()
 
 
+def test_exit_codes_through_the_program(db: str, tmp_path: Path) -> None:
+    with Ledger.open(db) as ledger, ledger.exclusive() as connection:
+        connection.execute("DROP TRIGGER ledger_no_update")
+    for arguments, code in (("list", 0), ("show nope", 3), ("search ?", 2), ("list --verdict bad", 2), ("verify", 4)):
+        command = [sys.executable, "-c", "from assistant.cli.main import main; main()", "audit", *arguments.split(), "--db", db]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == code, arguments
+
+
 def test_the_users_own_log_is_the_default(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "home" / "ledger.db") as ledger:
         log_turn(ledger, id="MINE")
