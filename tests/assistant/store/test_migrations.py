@@ -79,11 +79,11 @@ def test_an_update_that_fails_leaves_it_as_it_was(old: Path, monkeypatch: pytest
         raise sqlite3.OperationalError("database or disk is full")
 
     before = old.read_bytes()
-    monkeypatch.setattr(migrations.migrations._migrations[-1], "fn", fail)
-    with pytest.raises(LedgerError, match="disk is full"):
-        Ledger.open(old)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations.migrations._migrations[-1], "fn", fail)
+        with pytest.raises(LedgerError, match="disk is full"):
+            Ledger.open(old)
     assert old.read_bytes() == before
-    monkeypatch.undo()
     with Ledger.open(old) as ledger:
         assert verify(ledger, outside=False).problems == []
 
