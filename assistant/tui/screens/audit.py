@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from rich.text import Text
 from textual import on, work
@@ -18,7 +17,6 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static, TabbedContent, TabPane, Tree
 from textual.widgets.tree import TreeNode
 
@@ -28,6 +26,7 @@ from assistant.tui.backend import SessionLike
 from assistant.tui.format import FINISH_MARKS, MARKS, category, moment, shortened
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
+from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.text import say
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.safe_input import SafeInput
@@ -39,7 +38,6 @@ PAGE = 50
 _COLUMNS = ("time", "verdict", "text", "finish", "model")
 FILTERS = ("all", "flagged", "block", "caution", "redact", "queue")
 _STYLES = {"allow": "green", "caution": "yellow", "redact": "cyan", "block": "red"}
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -50,7 +48,7 @@ class Checked(Message):
     error: str = ""
 
 
-class AuditScreen(Screen[tuple[str, str] | None]):
+class AuditScreen(TellingScreen[tuple[str, str] | None]):
     """Answers the (conversation, turn) to jump to, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -116,11 +114,13 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         if query and not more:
             await asyncio.sleep(0.15)  # a search is begun when the typing pauses
         if query:
-            rows = await self._attempt(lambda: list(ledger.search(query, limit=PAGE, before=before)))
+            rows = await self.attempt(lambda: list(ledger.search(query, limit=PAGE, before=before)), quiet=True)
         else:
             verdict = None if self._filter == "all" else "flagged" if self._filter == "queue" else self._filter
             reviewed = False if self._filter == "queue" else None
-            rows = await self._attempt(lambda: list(ledger.list_turns(before=before, limit=PAGE, verdict=verdict, reviewed=reviewed)))
+            rows = await self.attempt(
+                lambda: list(ledger.list_turns(before=before, limit=PAGE, verdict=verdict, reviewed=reviewed)), quiet=True
+            )
         rows = rows or []
         if not self.query(DataTable):  # read too late: the screen has been left
             return
@@ -177,7 +177,7 @@ class AuditScreen(Screen[tuple[str, str] | None]):
         def read() -> tuple[Turn, list[Attribution]]:
             return ledger.turn(turn), list(ledger.attributions(turn))
 
-        found = await self._attempt(read)
+        found = await self.attempt(read, quiet=True)
         if found is None or not self.query(Tree):  # read too late: the screen has been left
             return
         self._turn = found[0]
@@ -241,8 +241,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
 
         async def judge(label: str | None) -> None:
             chosen = next((one for one in labels if one == label), None)
-            if chosen and await self._attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen)) is not None:
-                self._tell(say("audit.reviewed"))
+            if chosen and await self.attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen), quiet=True) is not None:
+                self.tell(say("audit.reviewed"))
 
         rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
         self.app.push_screen(ChoiceDialog(say("audit.review_title"), rows), judge)
@@ -254,8 +254,8 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             return
 
         async def confirmed(sure: bool | None) -> None:
-            if sure and await self._attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit")) is not None:
-                self._tell(say("audit.redacted", count=1))
+            if sure and await self.attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit"), quiet=True) is not None:
+                self.tell(say("audit.redacted", count=1))
                 self._fill()
 
         self.app.push_screen(ConfirmDialog(say("audit.redact_title"), say("audit.redact_text"), say("delete.confirm")), confirmed)
@@ -270,9 +270,9 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             if not name:
                 return
             ledger = self._session.ledger
-            path = await self._attempt(lambda: export.write_turns([ledger.turn(id) for id in reversed(ids)], name))
+            path = await self.attempt(lambda: export.write_turns([ledger.turn(id) for id in reversed(ids)], name), quiet=True)
             if path is not None:
-                self._tell(say("export.done", path=path))
+                self.tell(say("export.done", path=path))
 
         self.app.push_screen(InputDialog(say("audit.export_title"), "pellucid-audit.jsonl", say("audit.export_text")), write)
 
@@ -291,16 +291,6 @@ class AuditScreen(Screen[tuple[str, str] | None]):
             self.dismiss(None)
 
     # -- telling -----------------------------------------------------------------------------------------------------
-
-    async def _attempt(self, job: Callable[[], _T]) -> _T | None:
-        try:
-            return await asyncio.to_thread(job)
-        except PellucidError as error:
-            self._tell(str(error), warning=True)
-            return None
-
-    def _tell(self, text: str, warning: bool = False) -> None:
-        self.app.notify(one_line(text, 400), severity="warning" if warning else "information", markup=False, timeout=6)
 
     def _say_state(self, text: str, style: str = "$foreground 62%") -> None:
         self.query_one("#audit-state", Static).update(Content.styled(text, style))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -18,7 +17,6 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import Key
 from textual.message import Message
-from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, TextArea
 
@@ -34,7 +32,8 @@ from assistant.tui.chat_state import ChatState, Wish
 from assistant.tui.drafts import Drafts
 from assistant.tui.generation import Ended, Failed, Generation
 from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_background
-from assistant.tui.sanitize import one_line, sanitize
+from assistant.tui.sanitize import sanitize
+from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.stages import Stages
 from assistant.tui.text import say
 from assistant.tui.widgets.key_bar import KeyBar
@@ -46,7 +45,6 @@ from assistant.tui.widgets.transcript import WINDOW, Transcript
 from assistant.tui.widgets.turn_view import TurnView
 from assistant.tui.widgets.welcome import Welcome
 
-_T = TypeVar("_T")
 _OF_THE_ENGINE = ("model", "device", "dtype", "threads", "context")
 _DRAFT_EVERY = 1.0  # seconds
 _COUNT_EVERY = 0.5  # seconds
@@ -60,7 +58,7 @@ class SettingsChanged(Message):
     settings: Settings
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(TellingScreen[None]):
     """One conversation at a time."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings("chat")]
@@ -398,30 +396,6 @@ class ChatScreen(Screen[None]):
         await self.action_command("turn_safety")
 
     # -- telling -----------------------------------------------------------------------------------------------------
-
-    async def attempt(self, job: Callable[[], _T], quiet: bool = False) -> _T | None:
-        """Run a blocking `job` in a thread; an error is shown and gives None."""
-        try:
-            return await asyncio.to_thread(job)
-        except PellucidError as error:
-            if quiet:
-                self.tell(str(error), "warning")
-            else:
-                self.show_error(error)
-            return None
-
-    def show_error(self, error: Exception, title: str = "") -> None:
-        """Show what went wrong, and go on."""
-        from assistant.tui.screens.dialogs import MessageDialog
-
-        known = isinstance(error, PellucidError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
-        self.app.push_screen(MessageDialog(title or say("error.title"), text, error=True))
-
-    def tell(self, text: str, severity: str = "information") -> None:
-        """Say something in passing."""
-        level = "warning" if severity == "warning" else "information"
-        self.app.notify(one_line(text, 400), severity=level, markup=False, timeout=6)  # type: ignore[arg-type]
 
     def refresh_queue(self) -> None:
         """Show on the message box what waits to be sent, and whether an earlier prompt is being edited."""

@@ -1,0 +1,104 @@
+"""Deeds that change how this chat is answered."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from assistant.errors import UsageError
+from assistant.settings import convert
+from assistant.tui import personas
+from assistant.tui.deeds.demands import require_idle
+from assistant.tui.sanitize import one_line
+from assistant.tui.screens.dialogs import ChoiceDialog, InputDialog
+from assistant.tui.text import say
+from assistant.turn import Sampling
+
+if TYPE_CHECKING:
+    from assistant.tui.screens.chat import ChatScreen
+
+
+async def system(screen: ChatScreen, argument: str) -> None:
+    """Change the system prompt of this chat."""
+
+    def save(text: str | None) -> None:
+        if text is not None:
+            screen.state.system = text
+            screen.tell(say("system.changed"))
+
+    if argument:
+        save(argument)
+    else:
+        screen.app.push_screen(InputDialog(say("command.system.name"), screen.state.system), save)
+
+
+async def persona(screen: ChatScreen, argument: str) -> None:
+    """Answer as one of the personas."""
+    known = {p.id: p for p in personas.read_all()}
+
+    def choose(id: str | None) -> None:
+        if id is None:
+            return
+        if id not in known:
+            screen.tell(say("error.unknown_persona", name=id, names=", ".join(known)), "warning")
+            return
+        chosen = known[id]
+        screen.state.system = chosen.system(say.language)
+        screen.state.sampling = replace(screen.state.sampling, **chosen.sampling)
+        screen.state.persona = chosen.name(say.language)
+        screen.show_settings()
+        if chosen.policy != screen.session.settings.policy:
+            screen.change_setting("policy", chosen.policy)
+
+    if argument:
+        choose(argument)
+    else:
+        rows = [(p.id, p.name(say.language), p.about(say.language)) for p in known.values()]
+        screen.app.push_screen(ChoiceDialog(say("command.persona.name"), rows), choose)
+
+
+async def set_(screen: ChatScreen, argument: str) -> None:
+    """Change one sampling parameter of this chat, as `temperature 0.2`; without argument show them all."""
+    sampling = screen.state.sampling
+    if not argument:
+        screen.tell(" · ".join(f"{f.name} {getattr(sampling, f.name)}" for f in fields(Sampling)))
+        return
+    name, _, value = argument.partition(" ")
+    if name == "seed":
+        screen.state.sampling = replace(sampling, seed=None if value in ("", "none") else _whole(value))
+    elif name == "stop":
+        screen.state.sampling = replace(sampling, stop=tuple(value.split(" | ")) if value else ())
+    elif name in {f.name for f in fields(Sampling)}:
+        screen.state.sampling = replace(sampling, **{name: convert(name, value, "/set")})
+    else:
+        raise UsageError(say("error.unknown_parameter", name=name, names=", ".join(f.name for f in fields(Sampling))))
+    screen.show_settings()
+    screen.tell(f"{name} = {getattr(screen.state.sampling, name)}")
+
+
+def _whole(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(say("error.not_a_number", value=one_line(value, 30))) from None
+
+
+async def model(screen: ChatScreen, argument: str) -> None:
+    """Answer with another model."""
+    require_idle(screen)
+
+    def switch(name: str | None) -> None:
+        if name and name != screen.session.settings.model:
+            screen.change_setting("model", name)
+            screen.session.engine = None
+            screen.load_model()
+
+    if argument:
+        switch(argument)
+    else:
+        from assistant.tui import models
+
+        rows = await screen.attempt(models.choices)
+        if rows is not None:
+            current = screen.session.settings.model
+            screen.app.push_screen(ChoiceDialog(say("command.model.name"), rows, current), switch)
