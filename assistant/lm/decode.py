@@ -6,6 +6,7 @@ matrix products run on the packed int4 weights (or, without those, on the dense 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -33,6 +34,33 @@ def dense_product(weight: Tensor, bias: Tensor | None = None) -> Product:
     return lambda x: F.linear(x.to(weight.dtype), weight, bias).float()
 
 
+SHORTLIST = 64
+"""How many of the likeliest tokens get their exact scores."""
+
+
+def shortlist_product(weight: Tensor) -> Product:
+    """x (1, in) float32 → (1, out) float32 for a large vocabulary: all rows through 8-bit weights and activations, then the best
+    SHORTLIST rows again, exactly. Without an 8-bit kernel all rows in bfloat16.
+    """
+    if not {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines):
+        return dense_product(weight.to(torch.bfloat16))
+    scales = weight.abs().amax(1).clamp_(min=1e-8).double() / 127
+    zeros = torch.zeros(len(weight), dtype=torch.long)
+    with warnings.catch_warnings():  # torch announces that these types will move to another package
+        warnings.simplefilter("ignore")
+        rows = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rows, None)
+    kernel = torch.ops.quantized.linear_dynamic.default
+
+    def product(x: Tensor) -> Tensor:
+        scores: Tensor = kernel(x, packed, True)
+        best = scores.topk(SHORTLIST).indices[0]
+        scores[0, best] = torch.mv(weight[best], x[0])
+        return scores
+
+    return product
+
+
 class Decoder:
     """Callable: token id → logits (V,) float32; writes keys and values into the cache and advances it."""
 
@@ -41,9 +69,7 @@ class Decoder:
         self.cache = cache
         self.embedding, self.norm = model.embedding.weight, model.norm
         head = model.head.weight
-        if packed is not None:  # half the bytes of float32; the rounding is that of bfloat16 activations elsewhere
-            head = head.to(torch.bfloat16)
-        self.head = dense_product(head)
+        self.head = dense_product(head) if packed is None else shortlist_product(head)
         self.layers = []
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
