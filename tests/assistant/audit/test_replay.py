@@ -84,7 +84,7 @@ def test_honest_replies(ledger: Ledger, engine: Engine, rescorer: Any) -> None:
         assert fast.safety == {"prompt": "same", "reply": "same"} and fast.is_faithful
         exact = replay(ledger, turn.id, rescorer, exact=True)
         assert (exact.outcome, exact.worst_logprob, exact.worst_margin) == (Outcome.EXACT, 0.0, 0.0)
-        assert exact.environment["sampler"] == "gumbel-sha256/1"
+        assert exact.environment["sampler"] == "gumbel-sha256/2"
 
 
 def forge(turn: Turn, **sampling: Any) -> Turn:
