@@ -10,7 +10,7 @@ from assistant.benchmarks.measure import machine, peak_megabytes, summary
 from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from assistant.settings import Settings
-from explain.attribute import METHODS, attribute
+from explain.attributing import METHODS, attribute
 
 PROMPT_TOKENS, REPLY_TOKENS = 62, 24
 TEXT = "Please explain in a few words why the sky is blue on a clear day and red in the evening when the sun goes down. "

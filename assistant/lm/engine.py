@@ -116,6 +116,10 @@ class Engine:
             load_seconds=time.perf_counter() - began,
         )
 
+    def meter(self) -> Meter:
+        """A new energy meter for work of this engine."""
+        return Meter(self._watts)
+
     @property
     def neutral_id(self) -> int:
         """A token that says nothing, for baselines: a space."""
@@ -182,7 +186,7 @@ class Engine:
             tokenizer=self.tokenizer,
             eos=eos,
             room=self.context_length - len(ids),
-            meter=Meter(self._watts),
+            meter=self.meter(),
             load_seconds=load_seconds,
             cancel=cancel,
         )

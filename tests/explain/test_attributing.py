@@ -6,10 +6,11 @@ import torch
 from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from explain import render
-from explain.attribute import Cancelled, attribute
+from explain.attributing import Cancelled, attribute
 from explain.attribution import Attribution
 from explain.faithfulness import grade
-from explain.perturbation import ablate
+from explain.perturbation import matrix as ablate
+from explain.problem import Problem
 from explain.units import Unit
 
 PROMPT, REPLY = "the sky is blue 天气", "because 空气"
@@ -57,12 +58,12 @@ def test_the_shared_beginning_changes_nothing(scorer):
 
 def test_gradient_and_perturbation_paths_score_the_same(scorer):
     keep = torch.ones(1, scorer.prompt_length, dtype=torch.bool)
-    assert torch.allclose(scorer.log_probs(keep), scorer.log_probs_of(scorer.ids.unsqueeze(0)).detach(), atol=1e-4)
+    assert torch.allclose(scorer.log_probs(keep), scorer.log_probs_of(scorer.prompt_ids.unsqueeze(0)).detach(), atol=1e-4)
 
 
 def test_captum_over_our_forward_equals_one_deletion_at_a_time(scorer):
     features = [Unit("", i, i + 2) for i in range(1, 11, 2)]
-    matrix = ablate(scorer, features, batch=3)
+    matrix = ablate(Problem(scorer, features, [], batch=3))
     whole = torch.ones(1, scorer.prompt_length, dtype=torch.bool)
     base = scorer.log_probs(whole)[0]
     for column, unit in enumerate(features):
