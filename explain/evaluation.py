@@ -1,8 +1,8 @@
 """How faithful is a method? The rank correlation between what its scores predict and what really happens when pieces are left out.
 
 The linear datamodelling score (LDS; Park et al. 2023, arXiv:2303.14186): over random subsets of the prompt, the rank correlation of
-the summed scores of the pieces that stay with the reply's log-probability given only those. All subsets have one size: with varying sizes any
-positive scores look good, random ones included.
+the summed scores of the pieces that stay with the reply's log-probability given only those. All subsets have one size: with varying
+sizes any positive scores look good, random ones included.
 """
 
 from __future__ import annotations
