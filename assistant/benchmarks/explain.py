@@ -100,7 +100,7 @@ def _chat(engine: Engine) -> tuple[Sequence[Piece], list[int]]:
 
 
 def _problem(engine: Engine, prompt: Sequence[int], reply: Sequence[int], shown: Sequence[int]) -> Problem:
-    """Every token of a message a feature; template tokens are none. (Captum's wrapper knows no chat: there each token but the first is one.)"""
+    """Every token of a message a feature, no template token. (Captum's wrapper knows no chat: there each token but the first is one.)"""
     features = [Unit("", i, i + 1, "user") for i in shown]
     outputs = group([engine.tokenizer.bytes_of(i) for i in reply], [""] * len(reply))
     return Problem(ReplyScorer(engine.model, prompt, reply), features, outputs, baseline_id=engine.neutral_id)
@@ -175,7 +175,7 @@ def _captum(engine: Engine, prompt: Sequence[int], reply: Sequence[int], results
             warnings.simplefilter("ignore")
             found = wrapped.attribute(
                 text, target=torch.tensor(list(reply)), forward_in_tokens=loop, use_cached_outputs=False, skip_tokens=None
-            )  # type: ignore[call-arg]
+            )
         assert found.token_attr is not None
         return found.token_attr
 
