@@ -44,6 +44,7 @@ def verify(
 
     Exit code 0: all is well. 1: something that only repeats the log is wrong. 3: unreadable. 4: tampered.
     """
+    from assistant.audit.verify import all_processors
     from assistant.audit.verify import verify as run
 
     with open_ledger(db) as ledger:
@@ -53,6 +54,7 @@ def verify(
             checkpoints=checkpoints,
             outside=outside,
             key=key,
+            processes=all_processors(),
             progress=progress_bar("verifying"),
         )
     if as_json:
