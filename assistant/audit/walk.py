@@ -65,9 +65,11 @@ class Stretch:
 
     def follow(self, later: Stretch) -> None:
         """Put what was found after this stretch to it. Raises ValueError when the trees do not fit together."""
-        before = list(self.tree.hashes)
+        for size, edge in later.edges.items():
+            whole = self.tree.copy()
+            whole.join(Frontier(size - self.tree.size, edge))
+            self.edges[size] = whole.hashes
         self.tree.join(later.tree)
-        self.edges |= {size: before + edge for size, edge in later.edges.items()}
         self.last = later.last
         self.tally.follow(later.tally)
         self.erased |= later.erased
