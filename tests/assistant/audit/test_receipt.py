@@ -130,8 +130,9 @@ def test_forged_ones_are_refused(proof: Path, tmp_path: Path) -> None:
     for text in (
         FIRST_LINE, FIRST_LINE + "\n", sound.replace(lines[1] + "\n", ""), sound.replace(lines[2], "index 01"),
         sound.replace(lines[2], "index -1"), sound.replace(lines[3], "AA=="), sound.replace(lines[3], "ÿ"),
-        sound.partition("\n\n")[0], sound.replace("pellucid.local/", "elsewhere/"), with_extra(lambda e: e.pop("records")),
-        with_extra(lambda e: e.update(records=7)), with_extra(lambda e: e.update(record=99)), with_extra(lambda e: e.update(record=0)), with_extra(lambda e: e.update(format="x")),
+        sound.partition("\n\n")[0], sound.replace("pellucid.local/", "elsewhere/"),
+        with_extra(lambda e: e.pop("records")), with_extra(lambda e: e.update(records=7)), with_extra(lambda e: e.update(record=99)),
+        with_extra(lambda e: e.update(record=0)), with_extra(lambda e: e.update(format="x")),
         f"{FIRST_LINE}\nextra {base64.b64encode(b'[' * 100_000).decode()}\nindex 0\n\n",
     ):  # fmt: skip
         assert check(text) == 3, text[:80]
