@@ -40,6 +40,11 @@ def for_index(text: str) -> str:
     return _CJK_RUN.sub(_apart, text.translate(_FULL_WIDTH) if _FULL_WIDTH_CHARACTER.search(text) else text)
 
 
+def chinese_runs(text: str) -> list[str]:
+    """The Chinese and Japanese characters of `text`, as many in a row as there are."""
+    return _CJK_RUN.findall(text)
+
+
 def words(text: str) -> list[Word]:
     """The words of `text` without case and accents, as the index knows them."""
     plain = text.translate(_FULL_WIDTH)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from assistant.audit.export import datasette
 from assistant.audit.export.table import formula_safe
 from assistant.audit.importing import import_jsonl
 from assistant.audit.redact import redact
@@ -287,9 +288,19 @@ def test_datasette(db: Path, tmp_path: Path) -> None:
         assert c.execute("SELECT turn FROM turns ORDER BY rowid").fetchall() == [("T1",), ("T2",), ("GONE",), ("T3",)]
         assert c.execute("SELECT sum(turns), sum(flagged) FROM conversations").fetchall() == [(4, 1)]
         assert c.execute("SELECT label FROM reviews").fetchall() == [("unsafe",)]
-        found = "SELECT turn FROM turns WHERE rowid IN (SELECT rowid FROM turns_fts WHERE turns_fts MATCH '天气怎么样')"
-        assert c.execute(found).fetchall() == [("T1",)]
-    assert (tmp_path / "copy.metadata.yaml").read_text().startswith("title: ")
+        # what Datasette's search box asks: every word in quotes
+        boxed = "SELECT turn FROM turns WHERE rowid IN (SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?) ORDER BY rowid"
+        for text, hits in {
+            '"天"': ["T1"], '"天气"': ["T1"], '"怎么样"': ["T1"], '"气怎"': ["T1"], '"很好"': ["T1"], '"天" "样"': ["T1"],
+            '"天样"': [], '"好天"': [], '"SCRIPT"': ["T2"], '"secret"': [],
+        }.items():  # fmt: skip
+            assert c.execute(boxed, (text,)).fetchall() == [(hit,) for hit in hits], text
+        for text, hits in {
+            "天": ["T1"], "天气": ["T1"], "今天天气怎么样": ["T1"], "天气怎样": [], "alert": ["T2"], 'alert(1)" OR "bad': [], "bad": ["T3"],
+        }.items():  # fmt: skip
+            assert [row[0] for row in c.execute(datasette.SEARCH, {"text": text})] == hits, text
+    metadata = (tmp_path / "copy.metadata.yaml").read_text()
+    assert metadata.startswith("title: ") and json.dumps(datasette.SEARCH) in metadata
     assert copy.stat().st_mode & 0o777 == 0o600
     assert run("export", "--format", "datasette", "-o", copy, "--db", db).exit_code == 3
     assert run("export", "--format", "datasette", "--db", db).exit_code == 2
