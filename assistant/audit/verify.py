@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -100,8 +102,10 @@ def _walk_together(path: Path, size: int, watched: Sequence[int], contents: bool
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    # a copy of this program starts at once; it never touches the connection it is born with, and needs no other thread
+    can_fork = sys.platform == "linux" and threading.active_count() == 1
     starts = range(1, size + 1, STRETCH)
-    with ProcessPoolExecutor(min(processes, len(starts)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(processes, len(starts)), multiprocessing.get_context("fork" if can_fork else "spawn")) as pool:
         jobs = [pool.submit(walk_file, path, first, min(first + STRETCH - 1, size), watched, contents) for first in starts]
         try:
             whole = jobs[0].result()
