@@ -425,9 +425,9 @@ async def test_scene(name, language, monkeypatch):
         await settled(pilot)
         await SCENES[name](pilot, at)
         await settled(pilot)
-        for width, height in SIZES:
-            await pilot.resize_terminal(width, height)
-            await settled(pilot)
+        for width, height in (SIZES[1], SIZES[0], SIZES[2]):  # the first is the one it has
+            if (width, height) != SIZES[1]:
+                await pilot.resize_terminal(width, height)
             try:
                 golden(pilot.app, f"{name}.{language}.{width}x{height}")
             except AssertionError as error:
