@@ -232,8 +232,6 @@ class ChatScreen(TellingScreen[None]):
                 case _:
                     await self._live.handle(item)
                     self._note(item)
-        if self._live is not None:
-            await self._live.catch_up()
         self.transcript.follow()
         if self._live is not None:
             self._show_progress(before, self._live.stages)

@@ -93,10 +93,6 @@ class TurnView(Vertical, can_focus=True):
                 pass
         self._say_footer()
 
-    async def catch_up(self) -> None:
-        """Show what was held back."""
-        await self._reply.catch_up()
-
     async def _finish(self, turn: Turn) -> None:
         self.turn = turn
         self.prompt = turn.prompt
