@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assistant.errors import ExplanationError
-from assistant.turn import Turn
+from assistant.turn import Candidate, Turn
 from explain.attribution import Attribution
 
 if TYPE_CHECKING:
     from assistant.lm.engine import Engine
+    from explain.target import Target
 
 Progress = Callable[[str, float | None], None]
 
@@ -26,12 +28,14 @@ def explain_turn(
     *,
     method: str,
     token: int | None,
+    against: int | None = None,
     level: str = "auto",
     progress: Progress = lambda what, fraction: None,
     cancel: threading.Event | None = None,
 ) -> Attribution:
     """The attribution of a turn's reply, or of its token number `token`. `history`: the turns before it, oldest first.
 
+    With `against`, the id of another token: why `token` rather than that one; the scores are nats of log-odds.
     Raises ExplanationError when there is no reply to explain, another model is loaded, the explainer would score something else than the
     generator did, or the request makes no sense.
     """
@@ -45,12 +49,14 @@ def explain_turn(
     tokenizer = engine.tokenizer
     scorer = ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
     agreement = self_check(scorer, turn)
+    target: Target = scorer if against is None else _contrast(engine, turn, token, against)
+    replied = turn.tokens if against is None else turn.tokens[: target.reply_length]
     try:
         attribution = attribute(
-            scorer,
+            target,
             [tokenizer.bytes_of(i) or tokenizer.text_of(i).encode() for i in turn.prompt_ids],
             prompt_roles(engine, turn, history),
-            [tokenizer.bytes_of(t.id) or tokenizer.text_of(t.id).encode() for t in turn.tokens],
+            [tokenizer.bytes_of(t.id) or tokenizer.text_of(t.id).encode() for t in replied],
             method=method,
             token=token,
             level=level,
@@ -63,10 +69,92 @@ def explain_turn(
     except Cancelled:
         raise ExplanationError("the explanation was stopped") from None
     quality = {**attribution.quality, **agreement, "model": engine.info.name, "dtype": engine.info.dtype}
+    if against is not None:
+        quality["rather_than"] = tokenizer.text_of(against)
     return Attribution(
-        attribution.method, attribution.target, attribution.input_tokens, attribution.output_tokens,
+        attribution.method, attribution.target if against is None else f"token {token} not {against}", attribution.input_tokens, attribution.output_tokens,
         attribution.scores, quality, attribution.input_roles,
     )  # fmt: skip
+
+
+def _contrast(engine: Engine, turn: Turn, token: int | None, against: int) -> Target:
+    from assistant.lm.scoring import ReplyScorer
+    from explain.target import Contrast
+
+    if token is None or not 0 <= token < len(turn.tokens):
+        raise ExplanationError("only one token of the reply can be compared with another: pick it first")
+    if not 0 <= against < engine.tokenizer.size or against == turn.tokens[token].id:
+        raise ExplanationError("this is no other token: pick one of the candidates")
+    before = [t.id for t in turn.tokens[:token]]
+    chosen, other = (ReplyScorer(engine.model, turn.prompt_ids, [*before, last]) for last in (turn.tokens[token].id, against))
+    return Contrast(chosen, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """What the model would have thought of one reply token, had a part of the prompt not been there."""
+
+    removed: str
+    before: float
+    """log p of the token with everything there, in nats."""
+    after: float
+    """The same without the part."""
+    candidates: tuple[Candidate, ...]
+    """The likeliest tokens then."""
+
+
+def ablate_turn(engine: Engine, turn: Turn, history: Sequence[Turn], *, inputs: Sequence[str], part: Sequence[int], token: int) -> Ablation:
+    """Really delete a part of the prompt and run the model once more.
+
+    `inputs` are the `input_tokens` of an attribution of this turn, `part` the indices of those to delete, `token` the reply token
+    looked at. Raises ExplanationError when they do not belong to this turn or nothing would be left.
+    """
+    import torch
+
+    if turn.model.sha256 != engine.info.sha256:
+        raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to explain it")
+    if not 0 <= token < len(turn.tokens):
+        raise ExplanationError("pick a token of the reply first")
+    ranges = _ranges(engine, turn, history, inputs)
+    gone = {position for index in part for position in range(*ranges[index])}
+    kept = [id for position, id in enumerate(turn.prompt_ids) if position not in gone]
+    if not gone or not kept:
+        raise ExplanationError("pick a word of the conversation to leave out")
+    written = [t.id for t in turn.tokens[:token]]
+    chosen = turn.tokens[token].id
+
+    @torch.inference_mode()
+    def distribution(ids: list[int]) -> torch.Tensor:
+        hidden = engine.model(torch.tensor([ids], device=engine.device))
+        return torch.log_softmax(engine.model.logits(hidden[0, -1]).float(), 0)
+
+    before, after = distribution([*turn.prompt_ids, *written]), distribution([*kept, *written])
+    best = torch.topk(after, 5)
+    candidates = tuple(
+        Candidate(i, engine.tokenizer.text_of(i), p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    )
+    return Ablation("".join(inputs[index] for index in part), float(before[chosen]), float(after[chosen]), candidates)
+
+
+def _ranges(engine: Engine, turn: Turn, history: Sequence[Turn], inputs: Sequence[str]) -> list[tuple[int, int]]:
+    """Which prompt tokens each of `inputs` consists of."""
+    from explain.units import group
+
+    tokenizer = engine.tokenizer
+    pieces = [tokenizer.bytes_of(i) or tokenizer.text_of(i).encode() for i in turn.prompt_ids]
+    units = iter(group(pieces, prompt_roles(engine, turn, history)))
+    ranges, end = [], 0
+    for text in inputs:
+        start, found = end, ""
+        while len(found) < len(text):
+            unit = next(units, None)
+            if unit is None:
+                raise ExplanationError("this explanation belongs to another prompt: explain the reply again")
+            found, end = found + unit.text, unit.end
+        if found != text:
+            raise ExplanationError("this explanation belongs to another prompt: explain the reply again")
+        ranges.append((start, end))
+    return ranges
 
 
 def self_check(scorer: object, turn: Turn) -> dict[str, float]:
@@ -98,7 +186,7 @@ def prompt_roles(engine: Engine, turn: Turn, history: Sequence[Turn]) -> list[st
         return [FORMAT] + ["user"] * (len(turn.prompt_ids) - 1)
     shown = [earlier for earlier in history if earlier.in_context]
     prompt = engine.render(as_messages(turn.system, shown, turn.prompt), reserve=turn.sampling.max_tokens)
-    if prompt.ids == turn.prompt_ids:
-        return [piece.role or FORMAT for piece in prompt.pieces]
+    if turn.prompt_ids[: len(prompt.ids)] == prompt.ids:  # what follows is the beginning of a reply that was gone on with
+        return [piece.role or FORMAT for piece in prompt.pieces] + ["assistant"] * (len(turn.prompt_ids) - len(prompt.ids))
     # an earlier turn was erased, or the context setting differs: only the control tokens are certain
     return [FORMAT if i in engine.tokenizer.control else "user" for i in turn.prompt_ids]

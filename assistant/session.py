@@ -6,7 +6,7 @@ Creating a session is cheap and imports no torch; `load` does the heavy part and
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from assistant import pipeline
@@ -15,6 +15,7 @@ from assistant.pipeline import Request
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
+    from assistant.explaining import Ablation
     from assistant.lm.engine import Engine
     from assistant.store.ledger import Ledger
     from explain.attribution import Attribution
@@ -69,11 +70,12 @@ class Session:
         *,
         method: str = "ablation",
         token: int | None = None,
+        against: int | None = None,
         level: str = "auto",
         progress: Progress = lambda what, fraction: None,
         cancel: threading.Event | None = None,
     ) -> Attribution:
-        """Explain the reply of a logged turn, or its token number `token`, and keep the explanation in the ledger.
+        """Explain the reply of a logged turn, or its token number `token` (rather than the token with the id `against`), and keep the explanation in the ledger.
 
         Raises ExplanationError when the turn has no reply, its text was erased, or another model is loaded.
         """
@@ -84,7 +86,28 @@ class Session:
         history = self.ledger.thread(explained.parent)
         with self._busy:
             attribution = explain_turn(
-                engine, explained, history, method=method, token=token, level=level, progress=progress, cancel=cancel
+                engine, explained, history, method=method, token=token, against=against, level=level, progress=progress, cancel=cancel
             )
         self.ledger.record_attribution(explained.id, attribution)
         return attribution
+
+    def ablate(self, turn: str, *, inputs: Sequence[str], part: Sequence[int], token: int) -> Ablation:
+        """Run the model once more without a part of the prompt (see `explaining.ablate_turn`), and keep the change in the ledger.
+
+        Raises ExplanationError.
+        """
+        from assistant.explaining import ablate_turn
+        from explain.attribution import Attribution
+
+        engine = self.load_engine()
+        explained = self.ledger.turn(turn)
+        history = self.ledger.thread(explained.parent)
+        with self._busy:
+            found = ablate_turn(engine, explained, history, inputs=inputs, part=part, token=token)
+        change = found.before - found.after
+        card = {"log_prob": found.before, "log_prob_without": found.after, "candidates": [[c.text, c.logprob] for c in found.candidates]}
+        written = explained.tokens[token].text
+        self.ledger.record_attribution(
+            explained.id, Attribution("deletion", f"token {token}", (found.removed,), (written,), ((change,),), card)
+        )
+        return found

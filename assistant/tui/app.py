@@ -87,6 +87,10 @@ class PellucidApp(App[int]):
                 if hasattr(screen, "retranslate"):
                     screen.retranslate()
 
+    def open_conversation(self, conversation: str, turn: str | None = None) -> None:
+        """Show a conversation in the chat, whatever screen asks for it."""
+        self.chat.open_conversation(conversation, turn)
+
     def get_theme(self, theme_name: str) -> Theme | None:
         """Textual asks this for every line it draws and builds a table of all themes each time; here it is remembered."""
         if theme_name not in self._themes_by_name:

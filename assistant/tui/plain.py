@@ -130,6 +130,7 @@ class PlainChat:
             conversation=self.branch.conversation,
             parent=wish.parent if wish.branches else tip.id if tip else None,
             system=self.state.system,
+            continues=wish.continues,
         )
         self._blocks, self._sanitizer = Blocks(), StreamSanitizer()
         generation = Generation(self.session, request)

@@ -37,6 +37,7 @@ from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.stages import Stages
 from assistant.tui.text import say
 from assistant.tui.widgets.key_bar import KeyBar
+from assistant.tui.widgets.markdown import CodeBlock
 from assistant.tui.widgets.prompt import PromptInput
 from assistant.tui.widgets.sidebar import PAGE, Sidebar
 from assistant.tui.widgets.status import StatusLine
@@ -200,6 +201,7 @@ class ChatScreen(TellingScreen[None]):
             conversation=self.branch.conversation,
             parent=parent,
             system=self.state.system,
+            continues=wish.continues,
         )
         self._live = await self.transcript.begin(wish.prompt, parent)
         self.strip.show(self._live.stages)
@@ -366,6 +368,10 @@ class ChatScreen(TellingScreen[None]):
         self.prompt.remember([row.prompt for row in reversed(rows or []) if row.prompt])
 
     # -- deeds -------------------------------------------------------------------------------------------------------
+
+    @on(CodeBlock.Copied)
+    def _code_copied(self, event: CodeBlock.Copied) -> None:
+        self.copy(event.code)
 
     async def action_command(self, id: str, argument: str = "") -> None:
         """Do what command `id` says."""

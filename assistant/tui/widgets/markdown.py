@@ -5,7 +5,6 @@ nothing is fetched or opened, raw HTML is shown as text, single line breaks are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
@@ -52,7 +51,7 @@ class CodeBlock(MarkdownFence):
 class SafeMarkdown(Markdown):
     """Textual's Markdown behind the sanitiser. A clicked link is reported, never followed."""
 
-    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = {
+    BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012 (declared so by Markdown)
         **Markdown.BLOCKS, "bullet_list_open": FlatBulletList, "ordered_list_open": FlatOrderedList,
         "fence": CodeBlock, "code_block": CodeBlock,
     }  # fmt: skip

@@ -6,6 +6,8 @@ lays out and draws everything above it, and that is what costs.
 
 from __future__ import annotations
 
+import itertools
+
 from rich.segment import Segment
 from textual.events import Resize
 from textual.geometry import Region, Size
@@ -68,7 +70,7 @@ class Tail(Widget):
             at += len(paragraph) + 1
             shown = paragraph.expandtabs(4)
             cut = [0, *divide_line(shown, width), len(shown)]
-            self._lines += [shown[a:b].rstrip() for a, b in zip(cut, cut[1:], strict=False)]
+            self._lines += [shown[a:b].rstrip() for a, b in itertools.pairwise(cut)]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return self._room

@@ -103,6 +103,7 @@ def golden(app, name):
 async def running(session, size=(100, 30), conversation=None, keys=None):
     """The application on a terminal of `size`, and its pilot; the chat is drawn and its list is filled."""
     app = PellucidApp(session, conversation, keys)
+    app.animation_level = "none"
     async with app.run_test(size=size, notifications=True):
         pilot = QuickPilot(app)
         await wait_until(pilot, lambda: hasattr(app, "chat") and app.chat.is_mounted and hasattr(app.chat, "sidebar"))

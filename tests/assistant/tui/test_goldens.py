@@ -150,6 +150,15 @@ async def withdrawn(pilot, at):
 
 
 @scene
+async def shown_anyway(pilot, at):
+    verdict = Verdict(Action.BLOCK, 0.95, {"harassment": 0.95}, (), at.words["reason"], POLICY)
+    at.scripts.append(Script("you are a fool", output_verdict=verdict, block_after=2, refusal=at.words["refusal"]))
+    await send(pilot, at.words["ask"])
+    await pilot.press("alt+up", "a")
+    await shows(pilot, "you are a")
+
+
+@scene
 async def cautioned(pilot, at):
     at.scripts.append(
         Script(at.words["reply"], prompt_verdict=at.caution(), output_verdict=at.caution(), notices=("2 turns were dropped.",))
@@ -327,6 +336,20 @@ async def inspector_computing(pilot, at):
 async def inspector_other_method(pilot, at):
     await inspector(pilot, at)
     await pilot.press("m")
+
+
+@scene
+async def inspector_rather(pilot, at):
+    await inspector(pilot, at)
+    await pilot.press("right", "y", "enter")
+    await shows(pilot, "³")
+
+
+@scene
+async def inspector_left_out(pilot, at):
+    await inspector(pilot, at)
+    await pilot.press("right", "full_stop", "full_stop", "n")
+    await shows(pilot, "-1.50")
 
 
 # -- audit -------------------------------------------------------------------------------------------------------------

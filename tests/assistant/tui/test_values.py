@@ -329,7 +329,8 @@ async def test_flat_lists_look_as_textual_draws_them():
 
     text = (
         "- one **two** three four five six seven eight nine\n- 天空是蓝色的，因为短波长的光散射得更多\n    - inner `code`\n\n"
-        "9. nine\n10. ten\n\n    second paragraph\n11. - nested at once\n\n- x\n\n    ```\n    code\n    ```\n\n* [link](http://a.example) end\n"
+        "9. nine\n10. ten\n\n    second paragraph\n11. - nested at once\n\n- x\n\n    ```\n    code\n    ```\n\n"
+        "* [link](http://a.example) end\n"
     )
     shown = []
     for kind in (SafeMarkdown, Theirs):
