@@ -35,6 +35,7 @@ from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_back
 from assistant.tui.sanitize import sanitize
 from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.stages import Stages
+from assistant.tui.told import told
 from assistant.tui.text import say
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.markdown import CodeBlock
@@ -170,7 +171,7 @@ class ChatScreen(TellingScreen[None]):
             if found is None:
                 wish = self.state.wish(attachments.expand(event.text))
         except UsageError as error:  # the text stays in the box
-            self.tell(str(error), "warning")
+            self.tell(told(error), "warning")
             return
         self.prompt.take()
         if found is not None:
@@ -297,7 +298,7 @@ class ChatScreen(TellingScreen[None]):
             self._drafts.keep(self.branch.conversation, "" if self.state.editing else self.prompt.full_text)
             self._drafts.save()
         except UsageError as error:
-            self.tell(str(error), "warning")
+            self.tell(told(error), "warning")
 
     def leave_conversation(self) -> None:
         """Keep the draft of the conversation that is left, and empty the box."""
@@ -378,7 +379,7 @@ class ChatScreen(TellingScreen[None]):
         try:
             await deeds.DEEDS[id](self, argument)
         except PellucidError as error:
-            self.tell(str(error), "warning")
+            self.tell(told(error), "warning")
 
     def on_key(self, event: Key) -> None:
         """Typing where nothing takes text goes into the message box."""

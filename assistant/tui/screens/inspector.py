@@ -34,6 +34,7 @@ from assistant.tui.explanation import (
 )
 from assistant.tui.format import bar
 from assistant.tui.sanitize import one_line
+from assistant.tui.told import told
 from assistant.tui.text import say
 from assistant.tui.tokens import LEVELS, Level, Unit, units
 from assistant.tui.widgets.key_bar import KeyBar
@@ -122,7 +123,7 @@ class InspectorScreen(Screen[str]):
             if not self.query(TokenView):  # read too late: the screen has been left
                 return
         except PellucidError as error:
-            self._say(str(error), "$text-error")
+            self._say(told(error), "$text-error")
             return
         self._reply = units([token.text for token in self._turn.tokens])
         if not self._reply:
@@ -145,7 +146,7 @@ class InspectorScreen(Screen[str]):
     @on(ExplainProgress)
     def _progress(self, event: ExplainProgress) -> None:
         gauge = "" if event.fraction is None else f" {bar(event.fraction, 20)} {event.fraction:.0%}"
-        self._say(say("inspector.computing", what=one_line(event.what, 40)) + gauge, "$text-accent")
+        self._say(say("inspector.computing", what=one_line(told(event.what), 40)) + gauge, "$text-accent")
 
     @on(Explained)
     def _explained(self, event: Explained) -> None:
@@ -159,7 +160,7 @@ class InspectorScreen(Screen[str]):
         if event.cancelled:
             self._say(say("inspector.cancelled"), "$text-warning")
         else:
-            self._say(one_line(str(event.error) or type(event.error).__name__, 300), "$text-error")
+            self._say(one_line(told(event.error) or type(event.error).__name__, 300), "$text-error")
 
     def action_rather(self) -> None:
         """Hold the picked token against the next of the other candidates, at last against none."""
