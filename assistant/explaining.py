@@ -72,7 +72,8 @@ def explain_turn(
     if against is not None:
         quality["rather_than"] = tokenizer.text_of(against)
     return Attribution(
-        attribution.method, attribution.target if against is None else f"token {token} not {against}", attribution.input_tokens, attribution.output_tokens,
+        attribution.method, attribution.target if against is None else f"token {token} not {against}",
+        attribution.input_tokens, attribution.output_tokens,
         attribution.scores, quality, attribution.input_roles,
     )  # fmt: skip
 

@@ -75,8 +75,9 @@ class Session:
         progress: Progress = lambda what, fraction: None,
         cancel: threading.Event | None = None,
     ) -> Attribution:
-        """Explain the reply of a logged turn, or its token number `token` (rather than the token with the id `against`), and keep the explanation in the ledger.
+        """Explain the reply of a logged turn, or its token number `token`, and keep the explanation in the ledger.
 
+        With `against`, the id of another token: why `token` rather than that one.
         Raises ExplanationError when the turn has no reply, its text was erased, or another model is loaded.
         """
         from assistant.explaining import explain_turn

@@ -59,6 +59,10 @@ class ScriptedSession:
         """Nothing is explained here."""
         raise NotImplementedError
 
+    def ablate(self, turn: str, **how: Any) -> Any:
+        """Nothing is explained here."""
+        raise NotImplementedError
+
     def respond(self, request: Request, cancel: threading.Event | None = None) -> Iterator[Event]:
         """The events of one turn, logged as the pipeline does it."""
         turn = make_turn(time.time_ns(), request.prompt, "", request.parent, request.conversation)

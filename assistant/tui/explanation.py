@@ -105,7 +105,8 @@ def find(
 ) -> tuple[Attribution, int | None] | None:
     """The newest kept attribution by `method` of the unit `picked` (None: the whole reply), and the row that holds it.
 
-    With `against`, why its token rather than the one with that id. Row None means all rows together. A matrix has one row for every unit of the reply; a vector explains one target.
+    With `against`, why its token rather than the one with that id.
+    Row None means all rows together. A matrix has one row for every unit of the reply; a vector explains one target.
     """
     for attribution in reversed(kept):
         if attribution.method != method:

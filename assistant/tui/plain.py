@@ -22,8 +22,8 @@ from assistant.tui.generation import Ended, Failed, Generation, Item
 from assistant.tui.plain_deeds import PlainDeeds
 from assistant.tui.reply_blocks import Blocks
 from assistant.tui.sanitize import StreamSanitizer, one_line, sanitize
-from assistant.tui.told import told
 from assistant.tui.text import say
+from assistant.tui.told import told
 from safety.verdict import Action, Verdict
 
 _POLL = 0.05  # seconds

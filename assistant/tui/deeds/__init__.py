@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from assistant.continuing import CUT
 from assistant.tui.deeds import answering, conversations, program, reply
+from assistant.tui.withheld import may_reveal
 
 if TYPE_CHECKING:
     from assistant.tui.screens.chat import ChatScreen
+
+
+def fits(id: str, view: object) -> bool:
+    """Whether the deed makes sense for the turn of `view`, so that its key is worth showing."""
+    turn = getattr(view, "turn", None)
+    if id == "turn_continue":
+        return turn is not None and turn.finish in CUT
+    if id == "turn_reveal":
+        return turn is not None and turn.finish == "blocked_output" and may_reveal(turn.output_verdict)
+    return True
+
 
 Deed = Callable[["ChatScreen", str], Awaitable[None]]
 

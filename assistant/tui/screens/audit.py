@@ -27,8 +27,8 @@ from assistant.tui.format import FINISH_MARKS, MARKS, category, moment, shortene
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
 from assistant.tui.screens.telling import TellingScreen
-from assistant.tui.told import told
 from assistant.tui.text import say
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.safe_input import SafeInput
 from assistant.turn import Turn

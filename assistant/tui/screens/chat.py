@@ -35,8 +35,8 @@ from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_back
 from assistant.tui.sanitize import sanitize
 from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.stages import Stages
-from assistant.tui.told import told
 from assistant.tui.text import say
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.markdown import CodeBlock
 from assistant.tui.widgets.prompt import PromptInput
@@ -423,7 +423,9 @@ class ChatScreen(TellingScreen[None]):
         keys = commands.keys_in_force(getattr(self.app, "own_keys", {}))
         turn = isinstance(self.focused, TurnView)
         shown = [c for c in commands.COMMANDS if (c.scope == "turn" if turn else c.hint) and c.id in keys]
-        if not turn:
+        if turn:
+            shown = [c for c in shown if deeds.fits(c.id, self.focused)]
+        else:
             shown = [c for c in shown if c.id != "stop" or self.generation is not None]
         hints = [(commands.key_name(keys[c.id]), c.name) for c in shown]
         if not turn:

@@ -34,9 +34,9 @@ from assistant.tui.explanation import (
 )
 from assistant.tui.format import bar
 from assistant.tui.sanitize import one_line
-from assistant.tui.told import told
 from assistant.tui.text import say
 from assistant.tui.tokens import LEVELS, Level, Unit, units
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.token_view import TokenView
 from assistant.turn import Turn

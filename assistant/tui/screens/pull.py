@@ -45,12 +45,12 @@ class PullDialog(ModalScreen[bool]):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._name = name
+        self._model = name
         self._stop = threading.Event()
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as box:
-            box.border_title = Content(say("pull.title", name=one_line(self._name, 40)))
+            box.border_title = Content(say("pull.title", name=one_line(self._model, 40)))
             yield Static("…", id="pull-progress", markup=False)
             yield Static(Content.styled(say("pull.keys"), "$foreground 62%"), markup=False)
 
@@ -59,7 +59,7 @@ class PullDialog(ModalScreen[bool]):
 
     def _run(self) -> None:
         try:
-            models.fetch(self._name, lambda what, fraction: self.post_message(self.Moved(what, fraction)), self._stop)
+            models.fetch(self._model, lambda what, fraction: self.post_message(self.Moved(what, fraction)), self._stop)
         except models.Stopped:
             self.post_message(self.Over(stopped=True))
         except PellucidError as error:

@@ -21,8 +21,8 @@ from assistant.settings import Settings, convert, field_help
 from assistant.tui import config_file
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import InputDialog
-from assistant.tui.told import told
 from assistant.tui.text import say
+from assistant.tui.told import told
 
 _NOT_HERE = {"database"}  # the log is open: another one needs another start
 

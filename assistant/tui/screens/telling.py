@@ -11,8 +11,8 @@ from textual.screen import Screen, ScreenResultType
 from assistant.errors import PellucidError
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import MessageDialog
-from assistant.tui.told import told
 from assistant.tui.text import say
+from assistant.tui.told import told
 
 _T = TypeVar("_T")
 

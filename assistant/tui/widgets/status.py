@@ -9,8 +9,8 @@ from textual.widgets import Static
 
 from assistant.tui.format import bar
 from assistant.tui.sanitize import one_line
-from assistant.tui.told import told
 from assistant.tui.text import say
+from assistant.tui.told import told
 
 
 @dataclass(frozen=True, slots=True)

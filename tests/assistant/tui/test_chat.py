@@ -1,5 +1,6 @@
 """The chat screen, driven by keys: sending, stopping, queueing, blocking, branching, errors. Nothing written is ever lost."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from textual.events import Paste
 
 from assistant.errors import ModelError
 from assistant.settings import Settings
+from assistant.tui import models
 from assistant.tui.screens.dialogs import MessageDialog
 from assistant.tui.widgets.markdown import CodeBlock
 from safety.verdict import Action, Finding, Verdict
@@ -361,12 +363,63 @@ async def test_a_persona_sets_prompt_sampling_and_policy():
         assert "Medical information" in text_of(pilot.app)
 
 
-async def test_another_model_is_loaded_on_the_spot():
+async def test_another_model_is_loaded_on_the_spot(tmp_path):
     session = FakeSession()
+    file = tmp_path / "other.gguf"
+    file.touch()
+    async with running(session) as pilot:
+        await say_to(pilot, f"/model {file}")
+        await wait_until(pilot, lambda: session.engine is not None and session.engine.info.name == str(file))
+        await say_to(pilot, "/model nosuch")
+        await shows(pilot, "there is no model called")
+
+
+class Fetching:
+    """Stands for the network: moves as far as the test lets it."""
+
+    def __init__(self, monkeypatch, error=None):
+        self.go, self.stopped, self.error = threading.Event(), False, error
+        monkeypatch.setattr(models, "fetch", self)
+
+    def __call__(self, name, progress, stop):
+        progress(f"fetching {name}", 0.42)
+        while not self.go.wait(0.01):
+            if stop.is_set():
+                self.stopped = True
+                raise models.Stopped
+        if self.error:
+            raise self.error
+
+
+async def test_a_model_that_is_not_here_is_fetched_when_the_person_agrees(monkeypatch):
+    fetching, session = Fetching(monkeypatch), FakeSession()
     async with running(session) as pilot:
         await say_to(pilot, "/model qwen3-0.6b")
+        await shows(pilot, "Apache-2.0")
+        await pilot.press("escape")
+        assert session.settings.model == "smollm2-135m"
+        await say_to(pilot, "/model qwen3-0.6b")
+        await pilot.press("y")
+        await shows(pilot, "42%")
+        fetching.go.set()
         await shows(pilot, "qwen3-0.6b ·")
-        assert session.ready
+        assert session.ready and session.settings.model == "qwen3-0.6b"
+
+
+async def test_fetching_can_be_stopped_and_can_fail(monkeypatch):
+    fetching, session = Fetching(monkeypatch, ModelError("cannot fetch it [/x]: check the network")), FakeSession()
+    async with running(session) as pilot:
+        await say_to(pilot, "/model qwen3-0.6b")
+        await pilot.press("y")
+        await shows(pilot, "42%")
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: fetching.stopped)
+        await say_to(pilot, "/model qwen3-0.6b")
+        await pilot.press("y")
+        fetching.go.set()
+        await shows(pilot, "cannot fetch it [/x]")
+        await pilot.press("escape")
+        assert session.settings.model == "smollm2-135m"
 
 
 async def test_files_are_attached_and_missing_ones_are_words(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from assistant.errors import ModelError
 from assistant.settings import Settings
-from assistant.tui import auditing
+from assistant.tui import auditing, models
 from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, Script, make_turn
 from tests.assistant.tui.screens import golden, idle, running, say_to, settled, shows, wait_until
@@ -257,6 +257,25 @@ async def erased(pilot, at):
     await wait_until(pilot, lambda: pilot.app.chat.branch.conversation == "E")
 
 
+@scene
+async def models_(pilot, at):
+    await say_to(pilot, "/model")
+    await shows(pilot, "qwen3-4b")
+
+
+@scene
+async def model_asked(pilot, at):
+    await say_to(pilot, "/model qwen3-0.6b")
+    await shows(pilot, "Apache-2.0")
+
+
+@scene
+async def model_fetched(pilot, at):
+    await model_asked(pilot, at)
+    await pilot.press("y")
+    await shows(pilot, "42%")
+
+
 # -- over the chat -----------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +453,8 @@ def prepare(name, at, monkeypatch):
         at.turns.append(make_turn(6, "tell me a story", "half a sentence", None, "I", finish="interrupted"))
     if name == "erased":
         at.turns.append(make_turn(6, "", "", None, "E", tokens=(), erased=("prompt", "reply")))
+    if name == "model_fetched":
+        monkeypatch.setattr(models, "fetch", lambda name, progress, stop: (progress(f"fetching {name}", 0.42), stop.wait(20)))
     check = auditing.Check(True, 42, "") if name == "audit_sound" else auditing.Check(False, 42, "record 7 was changed")
     monkeypatch.setattr(auditing, "check", lambda ledger: check)
 
@@ -457,6 +478,8 @@ async def test_scene(name, language, monkeypatch):
                 wrong.append(str(error))
         for gate in (pilot.app.session.gate, pilot.app.session.load_gate, pilot.app.session.explain_gate):
             gate.set()
+        if hasattr(pilot.app.screen, "action_stop"):
+            pilot.app.screen.action_stop()
     assert not wrong, "\n\n".join(wrong)
 
 
