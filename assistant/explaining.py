@@ -44,6 +44,8 @@ class Question:
     sentence: int | None = None
     contrast: str | None = None
     """A text in place of that part: why the reply rather than this?"""
+    against: int | None = None
+    """The id of a token in place of `token`: the same for a candidate of the generator."""
     level: str = "auto"
     samples: int = 0
     seed: int = 0
@@ -113,6 +115,8 @@ def explain_turn(
         **attribution.quality, **agreement, "model": engine.info.name, "dtype": engine.info.dtype,
         "joules": joules, "energy_source": source,
     }  # fmt: skip
+    if question.against is not None:
+        quality["rather_than"] = engine.tokenizer.text_of(question.against)
     return replace(attribution, quality=quality, target=name or attribution.target)
 
 
@@ -138,6 +142,8 @@ def _aim(engine: Engine, turn: Turn, scorer: ReplyScorer, question: Question) ->
     reply_ids = [t.id for t in turn.tokens]
     reply = [_bytes(engine, i) for i in reply_ids]
     part = {"token": question.token, "span": question.span, "sentence": question.sentence}
+    if question.against is not None:
+        return _against(engine, turn, question)
     if question.contrast is None:
         return scorer, reply, part, ""
     units, name = select(group(reply, [""] * len(reply)), len(reply), **part)  # type: ignore[arg-type]
@@ -159,6 +165,20 @@ def _aim(engine: Engine, turn: Turn, scorer: ReplyScorer, question: Question) ->
     )
     label = f"{text.strip()} ≠ {other.strip()}"
     return difference, [label.encode()], {}, f"{name}, rather than {other.strip()!r}"
+
+
+def _against(engine: Engine, turn: Turn, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
+    from assistant.lm.scoring import ReplyScorer
+    from explain.target import Difference
+
+    token, other = question.token, question.against
+    if token is None or not 0 <= token < len(turn.tokens):
+        raise ValueError("only one token of the reply can be compared with another: pick it first")
+    if other is None or not 0 <= other < engine.tokenizer.size or other == turn.tokens[token].id:
+        raise ValueError("this is no other token: pick one of the candidates")
+    before, chosen = [t.id for t in turn.tokens[:token]], turn.tokens[token].id
+    one, two = (ReplyScorer(engine.model, turn.prompt_ids, [*before, last]) for last in (chosen, other))
+    return Difference(one, two, [token], [token]), [_bytes(engine, chosen)], {}, f"token {token} not {other}"
 
 
 def _announce(target: Target, pieces: Sequence[bytes], question: Question, one_pass: float, progress: Progress) -> None:
@@ -199,7 +219,7 @@ class _Partial:
     """The subsets scored so far by a run that was stopped: masks and log-probabilities, no text, in the cache folder."""
 
     def __init__(self, turn: Turn, question: Question) -> None:
-        asked = json.dumps([turn.id, question.token, question.span, question.sentence, question.contrast, question.level])
+        asked = json.dumps([turn.id, question.token, question.span, question.sentence, question.contrast, question.against, question.level])
         digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
         self._file: Path = paths.cache_dir() / "explanations" / f"{turn.id}-{digest}.npz"
         self.known: dict[bytes, Tensor] = {}

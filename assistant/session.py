@@ -6,7 +6,7 @@ Creating a session is cheap and imports no torch; `load` does the heavy part and
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from assistant import pipeline
@@ -15,6 +15,7 @@ from assistant.pipeline import Request
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
+    from assistant.deletion import Ablation
     from assistant.lm.engine import Engine
     from assistant.store.ledger import Ledger
     from assistant.verdicts import Side
@@ -74,7 +75,7 @@ class Session:
     ) -> Attribution:
         """Explain the reply of a logged turn, or the part of it that `question` asks for, and keep the explanation in the ledger.
 
-        question: the fields of `explaining.Question` (method, token, span, sentence, contrast, level, samples, seed). Raises
+        question: the fields of `explaining.Question` (method, token, span, sentence, contrast, against, level …). Raises
         ExplanationError when the turn has no reply, its text was erased, another model is loaded, or the question makes no sense.
         """
         from assistant.explaining import Question, explain_turn
@@ -108,3 +109,24 @@ class Session:
         engine = self.load_engine(progress)
         with self._busy:
             return lens(engine, self.ledger.turn(turn), token)
+
+    def ablate(self, turn: str, *, inputs: Sequence[str], part: Sequence[int], token: int) -> Ablation:
+        """Run the model once more without a part of the prompt (see `deletion.ablate_turn`), and keep the change in the ledger.
+
+        Raises ExplanationError.
+        """
+        from assistant.deletion import ablate_turn
+        from explain.attribution import Attribution
+
+        engine = self.load_engine()
+        explained = self.ledger.turn(turn)
+        history = self.ledger.thread(explained.parent)
+        with self._busy:
+            found = ablate_turn(engine, explained, history, inputs=inputs, part=part, token=token)
+        change = found.before - found.after
+        card = {"log_prob": found.before, "log_prob_without": found.after, "candidates": [[c.text, c.logprob] for c in found.candidates]}
+        written = explained.tokens[token].text
+        self.ledger.record_attribution(
+            explained.id, Attribution("deletion", f"token {token}", (found.removed,), (written,), ((change,),), card)
+        )
+        return found

@@ -13,6 +13,7 @@ from assistant.errors import PellucidError
 
 COMMANDS = {
     "chat": "Talk to the model in the terminal application (also what `pellucid` alone does).",
+    "serve": "Open the terminal application in a browser on this machine.",
     "ask": "Ask one question; the reply goes to stdout.",
     "explain": "Show which words of the prompt a logged reply came from.",
     "moderate": "Judge texts without generating anything.",

@@ -53,11 +53,11 @@ class PellucidApp(App[int]):
         self.own_keys = dict(own_keys or {})
         self._conversation = conversation
         self._recovered = recovered
-
-    def on_mount(self) -> None:
         for theme in THEMES:
             self.register_theme(theme)
-        self._take_theme(self.session.settings)
+        self._take_theme(self.session.settings)  # before the style sheets are read, which else would happen twice
+
+    def on_mount(self) -> None:
         if self.own_keys:
             self.set_keymap(self.own_keys)
         self.chat = ChatScreen(self.session, self._conversation, self._recovered)
@@ -86,6 +86,10 @@ class PellucidApp(App[int]):
             for screen in self.screen_stack:
                 if hasattr(screen, "retranslate"):
                     screen.retranslate()
+
+    def open_conversation(self, conversation: str, turn: str | None = None) -> None:
+        """Show a conversation in the chat, whatever screen asks for it."""
+        self.chat.open_conversation(conversation, turn)
 
     def get_theme(self, theme_name: str) -> Theme | None:
         """Textual asks this for every line it draws and builds a table of all themes each time; here it is remembered."""

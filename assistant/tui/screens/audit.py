@@ -28,6 +28,7 @@ from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
 from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.text import say
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.safe_input import SafeInput
 from assistant.turn import Turn
@@ -226,7 +227,7 @@ class AuditScreen(TellingScreen[tuple[str, str] | None]):
     @on(Checked)
     def _checked(self, event: Checked) -> None:
         if event.check is None:
-            self._say_state(one_line(event.error, 80), "$text-warning")
+            self._say_state(one_line(told(event.error), 80), "$text-warning")
         elif event.check.sound:
             self._say_state(say("audit.sound", records=event.check.records), "$text-success")
         else:

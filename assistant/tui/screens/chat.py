@@ -36,7 +36,9 @@ from assistant.tui.sanitize import sanitize
 from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.stages import Stages
 from assistant.tui.text import say
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
+from assistant.tui.widgets.markdown import CodeBlock
 from assistant.tui.widgets.prompt import PromptInput
 from assistant.tui.widgets.sidebar import PAGE, Sidebar
 from assistant.tui.widgets.status import StatusLine
@@ -169,7 +171,7 @@ class ChatScreen(TellingScreen[None]):
             if found is None:
                 wish = self.state.wish(attachments.expand(event.text))
         except UsageError as error:  # the text stays in the box
-            self.tell(str(error), "warning")
+            self.tell(told(error), "warning")
             return
         self.prompt.take()
         if found is not None:
@@ -200,6 +202,7 @@ class ChatScreen(TellingScreen[None]):
             conversation=self.branch.conversation,
             parent=parent,
             system=self.state.system,
+            continues=wish.continues,
         )
         self._live = await self.transcript.begin(wish.prompt, parent)
         self.strip.show(self._live.stages)
@@ -232,8 +235,6 @@ class ChatScreen(TellingScreen[None]):
                 case _:
                     await self._live.handle(item)
                     self._note(item)
-        if self._live is not None:
-            await self._live.catch_up()
         self.transcript.follow()
         if self._live is not None:
             self._show_progress(before, self._live.stages)
@@ -297,7 +298,7 @@ class ChatScreen(TellingScreen[None]):
             self._drafts.keep(self.branch.conversation, "" if self.state.editing else self.prompt.full_text)
             self._drafts.save()
         except UsageError as error:
-            self.tell(str(error), "warning")
+            self.tell(told(error), "warning")
 
     def leave_conversation(self) -> None:
         """Keep the draft of the conversation that is left, and empty the box."""
@@ -369,12 +370,16 @@ class ChatScreen(TellingScreen[None]):
 
     # -- deeds -------------------------------------------------------------------------------------------------------
 
+    @on(CodeBlock.Copied)
+    def _code_copied(self, event: CodeBlock.Copied) -> None:
+        self.copy(event.code)
+
     async def action_command(self, id: str, argument: str = "") -> None:
         """Do what command `id` says."""
         try:
             await deeds.DEEDS[id](self, argument)
         except PellucidError as error:
-            self.tell(str(error), "warning")
+            self.tell(told(error), "warning")
 
     def on_key(self, event: Key) -> None:
         """Typing where nothing takes text goes into the message box."""
@@ -418,7 +423,9 @@ class ChatScreen(TellingScreen[None]):
         keys = commands.keys_in_force(getattr(self.app, "own_keys", {}))
         turn = isinstance(self.focused, TurnView)
         shown = [c for c in commands.COMMANDS if (c.scope == "turn" if turn else c.hint) and c.id in keys]
-        if not turn:
+        if turn:
+            shown = [c for c in shown if deeds.fits(c.id, self.focused)]
+        else:
             shown = [c for c in shown if c.id != "stop" or self.generation is not None]
         hints = [(commands.key_name(keys[c.id]), c.name) for c in shown]
         if not turn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -23,10 +23,12 @@ from assistant.tui import inspection
 from assistant.tui.backend import SessionLike
 from assistant.tui.explanation import (
     METHODS,
+    Ablated,
     Explained,
     ExplainFailed,
     ExplainProgress,
     Explanation,
+    ablate,
     find,
     row_scores,
 )
@@ -34,6 +36,7 @@ from assistant.tui.format import bar
 from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
 from assistant.tui.tokens import LEVELS, Level, Unit, units
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.token_view import TokenView
 from assistant.turn import Turn
@@ -57,6 +60,12 @@ class InspectorScreen(Screen[str]):
         ("m", "method", ""),
         ("l", "level", ""),
         ("enter", "compute", ""),
+        ("y", "rather", ""),
+        ("comma,shift+left", "pick_input(-1)", ""),
+        ("full_stop,shift+right", "pick_input(1)", ""),
+        ("n", "ablate", ""),
+        ("f4", "audit", ""),
+        ("f1", "help", ""),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]  # noqa: RUF012 (declared by Screen)
     VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012
@@ -72,6 +81,10 @@ class InspectorScreen(Screen[str]):
         self._level: Level = LEVELS[0]
         self._explanation: Explanation | None = None
         self._shown_method = ""
+        self._against: int | None = None  # the id of the candidate that the picked token is held against
+        self._shown: list[Unit] = []  # what the heat-map shows
+        self._input: int | None = None  # which of it is picked
+        self._ablated: Any = None
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="reply-box", classes="panel", can_focus=False):
@@ -91,7 +104,8 @@ class InspectorScreen(Screen[str]):
     def on_mount(self) -> None:
         for id, key in (("reply", "reply"), ("heat", "heat"), ("words", "words"), ("candidates", "candidates")):
             self.query_one(f"#{id}-box").border_title = Content(say(f"inspector.{key}"))
-        keys = {"← →": "pick", "Esc": "back", "Enter": "compute", "w": "whole", "m": "method", "l": "level"}
+        keys = {"← →": "pick", "Esc": "back", "Enter": "compute", "y": "rather", ", .": "input", "n": "ablate"}
+        keys |= {"w": "whole", "m": "method", "l": "level", "F4": "audit"}
         self.query_one("#keys", KeyBar).show([(key, say(f"inspector.keys_{name}")) for key, name in keys.items()])
         self._say(say("inspector.loading"))
         self._read()
@@ -109,7 +123,7 @@ class InspectorScreen(Screen[str]):
             if not self.query(TokenView):  # read too late: the screen has been left
                 return
         except PellucidError as error:
-            self._say(str(error), "$text-error")
+            self._say(told(error), "$text-error")
             return
         self._reply = units([token.text for token in self._turn.tokens])
         if not self._reply:
@@ -126,13 +140,13 @@ class InspectorScreen(Screen[str]):
         """Explain what is picked, unless that is known or under way."""
         if self._turn is None or not self._reply or self._explanation is not None or self._found() is not None:
             return
-        self._explanation = Explanation(self._session, self._turn_id, self._method, self._token, self.post_message)
+        self._explanation = Explanation(self._session, self._turn_id, self._method, self._token, self.post_message, self._against)
         self._draw()
 
     @on(ExplainProgress)
     def _progress(self, event: ExplainProgress) -> None:
         gauge = "" if event.fraction is None else f" {bar(event.fraction, 20)} {event.fraction:.0%}"
-        self._say(say("inspector.computing", what=one_line(event.what, 40)) + gauge, "$text-accent")
+        self._say(say("inspector.computing", what=one_line(told(event.what), 40)) + gauge, "$text-accent")
 
     @on(Explained)
     def _explained(self, event: Explained) -> None:
@@ -146,7 +160,32 @@ class InspectorScreen(Screen[str]):
         if event.cancelled:
             self._say(say("inspector.cancelled"), "$text-warning")
         else:
-            self._say(one_line(str(event.error) or type(event.error).__name__, 300), "$text-error")
+            self._say(one_line(told(event.error) or type(event.error).__name__, 300), "$text-error")
+
+    def action_rather(self) -> None:
+        """Hold the picked token against the next of the other candidates, at last against none."""
+        token = None if self._turn is None or self._token is None else self._turn.tokens[self._token]
+        others = [candidate.id for candidate in inspection.others(token)]
+        if not others:
+            self._say(say("inspector.pick_first"), "$text-warning")
+            return
+        at = others.index(self._against) + 1 if self._against in others else 0
+        self._against = others[at] if at < len(others) else None
+        self._draw()
+
+    def action_ablate(self) -> None:
+        """Leave the picked word of the conversation out and run the model once more."""
+        found = self._found()
+        if self._token is None or self._input is None or found is None or not self._shown[self._input].indices:
+            self._say(say("inspector.pick_both"), "$text-warning")
+            return
+        self._say(say("inspector.computing", what=say("inspector.keys_ablate")), "$text-accent")
+        ablate(self._session, self._turn_id, found[0].input_tokens, self._shown[self._input].indices, self._token, self.post_message)
+
+    @on(Ablated)
+    def _show_ablated(self, event: Ablated) -> None:
+        self._ablated = event.found
+        self._draw()
 
     # -- picking -----------------------------------------------------------------------------------------------------
 
@@ -159,23 +198,31 @@ class InspectorScreen(Screen[str]):
         """Pick the next word."""
         if self._reply:
             at = (-1 if step > 0 else len(self._reply)) if self._picked is None else self._picked
-            self._picked = max(0, min(at + step, len(self._reply) - 1))
+            self._pick(max(0, min(at + step, len(self._reply) - 1)))
+
+    def _pick(self, unit: int | None) -> None:
+        self._picked, self._against, self._ablated = unit, None, None
+        self._draw()
+
+    def action_pick_input(self, step: int) -> None:
+        """Pick the next word of the conversation."""
+        real = [i for i, unit in enumerate(self._shown) if unit.indices]
+        if real:
+            at = real.index(self._input) + step if self._input in real else 0 if step > 0 else len(real) - 1
+            self._input, self._ablated = real[max(0, min(at, len(real) - 1))], None
             self._draw()
 
     def action_pick_first(self) -> None:
         """Pick the first word."""
-        self._picked = 0 if self._reply else None
-        self._draw()
+        self._pick(0 if self._reply else None)
 
     def action_pick_last(self) -> None:
         """Pick the last word."""
-        self._picked = len(self._reply) - 1 if self._reply else None
-        self._draw()
+        self._pick(len(self._reply) - 1 if self._reply else None)
 
     def action_whole(self) -> None:
         """Look at the whole reply."""
-        self._picked = None
-        self._draw()
+        self._pick(None)
 
     def action_method(self) -> None:
         """Switch to the next method."""
@@ -185,6 +232,7 @@ class InspectorScreen(Screen[str]):
     def action_level(self) -> None:
         """Look at larger or smaller pieces of the conversation."""
         self._level = LEVELS[(LEVELS.index(self._level) + 1) % len(LEVELS)]
+        self._input = self._ablated = None
         self._draw()
 
     def action_scroll_heat(self, step: int) -> None:
@@ -194,8 +242,27 @@ class InspectorScreen(Screen[str]):
     @on(TokenView.Picked)
     def _clicked(self, event: TokenView.Picked) -> None:
         if event.view.id == "reply-tokens":
-            self._picked = event.unit
+            self._pick(event.unit)
+        elif event.unit < len(self._shown) and self._shown[event.unit].indices:
+            self._input, self._ablated = event.unit, None
             self._draw()
+
+    def action_audit(self) -> None:
+        """Look at the turn in the audit browser."""
+        from assistant.tui.screens.audit import AuditScreen
+
+        def jump(target: tuple[str, str] | None) -> None:
+            if target and target[1] != self._turn_id:
+                self.dismiss(self._shown_method)
+                self.app.call_later(getattr(self.app, "open_conversation"), *target)  # noqa: B009 (any application can show this screen)
+
+        self.app.push_screen(AuditScreen(self._session, self._turn_id), jump)
+
+    def action_help(self) -> None:
+        """Show all keys."""
+        from assistant.tui.screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen())
 
     def action_leave(self) -> None:
         """Cancel what is being computed; with nothing under way go back."""
@@ -210,7 +277,7 @@ class InspectorScreen(Screen[str]):
         self._draw()
 
     def _found(self) -> tuple[Attribution, int | None] | None:
-        return find(self._kept, self._method, self._reply, self._picked)
+        return find(self._kept, self._method, self._reply, self._picked, self._against)
 
     def _draw(self) -> None:
         if self._turn is None or not self._reply:
@@ -220,9 +287,17 @@ class InspectorScreen(Screen[str]):
         about = say("inspector.whole") if picked is None else ""
         self.query_one("#reply-box").border_subtitle = Content(about)
         method = say(f"inspector.method_{self._method}")
+        if self._against is not None and picked is not None:
+            other = next((c.text for c in picked.candidates if c.id == self._against), "")
+            method = say("inspector.rather", this=one_line(picked.text, 12), that=one_line(other, 12)) + " · " + method
         self.query_one("#heat-box").border_subtitle = Content(f"{method} · {say(f'inspector.level_{self._level}')}")
         table = self.query_one("#candidates", Static)
-        table.update(inspection.candidate_table(picked, _WORDS, table.size.width))
+        if self._ablated is not None and picked is not None:
+            table.update(inspection.ablation_table(self._ablated.candidates, picked.id, _WORDS, table.size.width))
+        else:
+            table.update(inspection.candidate_table(picked, _WORDS, table.size.width, self._against))
+        about = say("inspector.candidates" if self._ablated is None else "inspector.candidates_without")
+        self.query_one("#candidates-box").border_title = Content(about)
         line = self.query_one("#confidence", Static)
         line.update(
             Content.assemble(
@@ -240,11 +315,15 @@ class InspectorScreen(Screen[str]):
         self._shown_method = attribution.method
         shown = units(attribution.input_tokens, attribution.input_roles, self._level)
         shown, scores = _without_format(shown, row_scores(attribution, row))
-        self.query_one("#heat", TokenView).show(shown, scores)
+        self._shown = shown
+        self.query_one("#heat", TokenView).show(shown, scores, self._input)
         table = self.query_one("#words", Static)
         table.update(inspection.word_table(shown, scores, _WORDS, table.size.width))
         self.query_one("#quality", Static).update(inspection.quality_line(attribution.quality, self._method))
-        self._say(say("inspector.legend"))
+        if self._ablated is None:
+            self._say(say("inspector.legend"))
+        else:
+            self._say(inspection.ablation_line(self._ablated.removed, self._ablated.before, self._ablated.after), "bold")
 
     def _draw_nothing(self) -> None:
         assert self._turn is not None
@@ -252,6 +331,7 @@ class InspectorScreen(Screen[str]):
         texts = known.input_tokens if known else (self._turn.prompt,)
         roles = known.input_roles if known else ("user",)
         shown, _ = _without_format(units(texts, roles, self._level), [0.0] * len(texts))
+        self._shown, self._input = shown, None
         self.query_one("#heat", TokenView).show(shown, [0.0] * len(shown))
         self.query_one("#words", Static).update("")
         self.query_one("#quality", Static).update("")
