@@ -66,14 +66,16 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     ids = engine.render_raw(prompt) if request.raw else engine.render(
         as_messages(request.system, history, prompt), reserve=request.sampling.max_tokens
     )  # fmt: skip
-    turn = replace(turn, prompt_ids=ids.ids, notices=language.notices(turn.language, engine, ids, first=not history))
+    turn = replace(
+        turn, prompt_ids=ids.ids, notices=guard.notices(turn.language) + language.notices(turn.language, engine, ids, first=not history)
+    )
     ledger.open_turn(turn)
     for text in turn.notices:
         yield Notice(text)
 
     # 3. Generate; every token passes moderation before its text is shown.
     generation = engine.generate(ids, turn.sampling, cancel=cancel)
-    moderator = guard.moderator(prompt)
+    moderator = guard.moderator(prompt, system=request.system)
     tokens: list[ReplyToken] = []
     shown: list[str] = []
     output, finish = Verdict(Action.ALLOW), None
