@@ -23,9 +23,8 @@ from safety.base_weights import BaseWeights
 from safety.curriculum import Curriculum, Example, batches
 from safety.encoder import ROLES, Trunk, encode, initial, pad, pool, tokenizer
 from safety.labels import LABELS
+from safety.reader import OUTPUTS
 
-OUTPUTS = (*LABELS, "unsafe")
-"""What the heads score: the categories, and whether anything is wrong at all."""
 RANK, TOKENS, BUDGET = 24, 104, 2048
 EARLY, LATE = 1, 1
 """Rounds at the constant rate, and rounds of descent with the contrast pairs."""

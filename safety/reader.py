@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from safety.labels import LABELS
 
 FORMAT = "pellucid-encoder-1"
 OUTPUTS = (*LABELS, "unsafe")
+"""What the heads score: the categories, and whether anything is wrong at all."""
 TOKENS = 128
 """Tokens read at once, start and end included."""
 GROUPS = {"in": ("q", "k", "v"), "ao": ("ao",), "fi": ("fi",), "fo": ("fo",)}
@@ -133,8 +135,10 @@ def _dense(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
 def _rounded(weight: Tensor, bias: Tensor, smooth: Tensor, step: Tensor, zero: Tensor) -> Callable[[Tensor], Tensor]:
     smoothed = weight * smooth
     scales = (smoothed.abs().amax(1) / 127).clamp(min=1e-8)
-    rounded = torch.quantize_per_channel(smoothed, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(rounded, bias)
+    with warnings.catch_warnings():  # torch announces that these types will move to another package
+        warnings.simplefilter("ignore")
+        rounded = torch.quantize_per_channel(smoothed, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rounded, bias)
     inverse, by, middle = 1 / smooth, float(step), int(zero)
 
     def apply(x: Tensor) -> Tensor:
