@@ -32,7 +32,7 @@ QUIET = 0.2
 WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]")
 """A word, a Chinese character or a mark: what is explained as one piece."""
 _UNITS = 64
-_KEPT = 512  # texts whose encoder logits are remembered
+_KEPT = 2048  # texts whose encoder logits are remembered
 Span = tuple[int, int]
 
 

@@ -28,6 +28,8 @@ from safety.reader import OUTPUTS
 RANK, TOKENS, BUDGET = 24, 104, 2048
 EARLY, LATE = 1, 1
 """Rounds at the constant rate, and rounds of descent with the contrast pairs."""
+STEPS = 1300
+"""Training ends here, a little before the last round does: that is what the shipped weights had."""
 _RATES = {"adapter": 1e-3, "norm": 3e-4, "head": 2e-3}
 _WARM = 150
 _SAVE_EVERY = 240.0  # seconds
@@ -42,6 +44,7 @@ def finetune(
     seed: int = 0,
     early: int = EARLY,
     late: int = LATE,
+    steps: int = STEPS,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Tensor]:
     """Train, or go on from the checkpoint in `work`; returns the parameters by name."""
@@ -66,6 +69,8 @@ def finetune(
             step += 1
             if step <= done:
                 continue
+            if step > steps:
+                break
             down = max(0.02, 1 - (number - early + place / len(plan)) / late) if number >= early else 1.0
             for group, rate in zip(optimizer.param_groups, _RATES.values(), strict=True):
                 group["lr"] = rate * min(1.0, step / _WARM) * down
@@ -81,7 +86,7 @@ def finetune(
             if time.monotonic() - saved > _SAVE_EVERY:
                 _save(checkpoint, step, parameters, optimizer)
                 saved = time.monotonic()
-    _save(checkpoint, step, parameters, optimizer)
+    _save(checkpoint, min(step, steps), parameters, optimizer)
     return {name: value.detach() for name, value in parameters.items()}
 
 
