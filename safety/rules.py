@@ -74,12 +74,15 @@ def load_rules(files: Iterable[Path]) -> tuple[Rule, ...]:
     rules: dict[str, Rule] = {}
     for path in files:
         try:
-            data = tomllib.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            data = tomllib.loads(text)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RuleError(f"{path}: the rule file cannot be read: {error}; correct it or remove it") from error
         lists = _lists(data.get("lists", {}), path)
+        lines = [number for number, line in enumerate(text.splitlines(), 1) if line.split("#")[0].strip() == "[[rule]]"]
         for number, entry in enumerate(data.get("rule", []), 1):
-            where = f"{path}: rule {number} ({entry.get('id', 'no id')})" if isinstance(entry, dict) else f"{path}"
+            line = f", line {lines[number - 1]}" if number <= len(lines) else ""
+            where = f"{path}{line}: rule {number} ({entry.get('id', 'no id')})" if isinstance(entry, dict) else f"{path}"
             rule = _rule(entry, lists, data.get("language", "en") == "zh", where)
             if rule.id in rules:
                 raise RuleError(f"{where}: this id is already taken; give the rule another one")

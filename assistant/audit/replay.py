@@ -74,7 +74,7 @@ class Judge(Protocol):
     policy: str
 
     def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = ()) -> Verdict: ...
-    def moderate(self, text: str, *, prompt: str = "") -> Verdict: ...
+    def moderate(self, text: str, *, prompt: str = "", system: str = "") -> Verdict: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ def _replay_safety(turn: Turn, history: Sequence[Turn], guard: Judge) -> dict[st
         out["prompt"] = _compare(turn.prompt_verdict, guard, lambda: guard.filter_prompt(turn.prompt, context=context))
     if turn.output_verdict is not None and turn.tokens:
         text = "".join(token.text for token in turn.tokens)  # what the model wrote, before anything was withdrawn or hidden
-        out["reply"] = _compare(turn.output_verdict, guard, lambda: guard.moderate(text, prompt=turn.prompt))
+        out["reply"] = _compare(turn.output_verdict, guard, lambda: guard.moderate(text, prompt=turn.prompt, system=turn.system))
     return out
 
 

@@ -33,10 +33,13 @@ class OpenGuard:
     def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = ()) -> Verdict:
         return Verdict(self.action, 0.1 * len(context), policy=self.policy)
 
-    def moderate(self, text: str, *, prompt: str = "") -> Verdict:
+    def moderate(self, text: str, *, prompt: str = "", system: str = "") -> Verdict:
         return Verdict(Action.ALLOW, policy=self.policy)
 
-    def moderator(self, prompt: str) -> Any:
+    def notices(self, language: str) -> tuple[str, ...]:
+        return ()
+
+    def moderator(self, prompt: str, *, system: str = "") -> Any:
         verdict = Verdict(Action.ALLOW, policy=self.policy)
         return SimpleNamespace(
             feed=lambda text: SimpleNamespace(text=text, verdict=verdict), finish=lambda: SimpleNamespace(text="", verdict=verdict)
