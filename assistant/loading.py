@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from safety.guard import Guard
 
 Progress = Callable[[str, float | None], None]
+RETRY_SECONDS = 3600.0
 
 
 def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None]:
@@ -50,11 +53,41 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
 
 def load_guard(settings: Settings, progress: Progress) -> Guard:
     """The guard that the settings ask for. Raises SafetyUnavailable: without a guard nothing is generated."""
+    if settings.guard == "off":
+        from safety.unguarded import Unguarded
+
+        return Unguarded()
+    encoder = guard_encoder(settings, progress)
     progress("loading the guard", None)
     from safety.guard import Guard, SafetyError
 
     user_rules = paths.data_dir() / "rules"
     try:
-        return Guard.load(settings.policy, user_rules=user_rules if user_rules.exists() else None)
+        return Guard.load(settings.policy, user_rules=user_rules if user_rules.exists() else None, encoder=encoder)
     except SafetyError as error:
         raise SafetyUnavailable(str(error)) from error
+
+
+def guard_encoder(settings: Settings, progress: Progress) -> Path | None:
+    """The file of the guard's encoder, fetched at first use; None when the settings do without it or it cannot be fetched:
+    then the guard judges by rules and n-grams alone, and says so. A failed try is not repeated within the hour.
+    """
+    entry = catalog.GUARD_ENCODER
+    if settings.guard == "ngrams":
+        return None
+    if entry.path.exists():
+        return entry.path
+    failed = entry.path.with_suffix(".failed")
+    if failed.exists() and time.time() - failed.stat().st_mtime < RETRY_SECONDS:
+        progress(failed.read_text("utf-8"), None)
+        return None
+    try:
+        path = pull.pull(entry, progress)
+    except ModelError as error:
+        message = f"the guard works without its encoder, by rules and n-grams alone: {error}"
+        with contextlib.suppress(OSError):  # the folder may be what is wrong
+            failed.write_text(message, "utf-8")
+        progress(message, None)
+        return None
+    failed.unlink(missing_ok=True)
+    return path

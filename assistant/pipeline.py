@@ -72,7 +72,8 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     if request.continues:
         cut = ledger.turn(request.continues)
         ids, begun = continuing.open_reply(ids, cut, engine), cut.reply
-    turn = replace(turn, prompt_ids=ids.ids, notices=language.notices(turn.language, engine, ids, first=not history))
+    notices = guard.notices(turn.language) + language.notices(turn.language, engine, ids, first=not history)
+    turn = replace(turn, prompt_ids=ids.ids, notices=notices)
     ledger.open_turn(turn)
     if request.continues:
         ledger.record_event("reply.continue", {"turn": turn.id, "continues": request.continues})
@@ -81,7 +82,7 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
 
     # 3. Generate; every token passes moderation before its text is shown.
     generation = engine.generate(ids, turn.sampling, cancel=cancel)
-    moderator = guard.moderator(prompt)
+    moderator = guard.moderator(prompt, system=request.system)
     tokens: list[ReplyToken] = []
     shown: list[str] = []
     output, finish = Verdict(Action.ALLOW), None

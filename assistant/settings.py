@@ -31,6 +31,8 @@ class Settings:
     """CPU threads for the model; 0 takes as many as there are cores."""
     policy: str = "balanced"
     """The safety policy: strict, balanced, open."""
+    guard: str = "full"
+    """full: the guard reads with its encoder (fetched once, 72 MB); ngrams: without it, quicker and blinder."""
     language: str = "auto"
     """Language of the interface: zh, en, or auto (from the locale)."""
     system: str = "You are a helpful AI assistant."
@@ -62,6 +64,8 @@ class Settings:
             raise UsageError(f"language must be auto, zh or en, not {self.language!r}")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16", "int4"):
             raise UsageError(f"dtype must be auto, float32, bfloat16, float16 or int4, not {self.dtype!r}")
+        if self.guard not in ("full", "ngrams", "off"):
+            raise UsageError(f"guard must be full or ngrams, not {self.guard!r}")
         if self.threads < 0:
             raise UsageError("threads must be 0 or more")
         if not 64 <= self.context <= 1_000_000:
@@ -147,6 +151,8 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
         variable = ENVIRONMENT_PREFIX + f.name.upper()
         if os.environ.get(variable):
             values[f.name] = convert(f.name, os.environ[variable], f"environment variable {variable}")
+    if values.get("guard") == "off":  # never by accident, never for good
+        raise UsageError("the guard can only be switched off for one run, with the flag --unsafe-no-moderation")
     settings = Settings(**values)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     return replace(settings, **given) if given else settings

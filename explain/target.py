@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
 class Target(Protocol):
-    """One reply (T tokens) to one prompt (P tokens)."""
+    """One reply (T tokens) to one prompt (P tokens). Enough for every method that leaves pieces of the prompt out."""
 
     prompt_length: int
     reply_length: int
-    ids: Tensor
-    """(P + T,) int64."""
 
     @property
     def forwards(self) -> int:
-        """Counts the sequences that were run through the model."""
+        """The sequences that were run through the model so far."""
+        ...
+
+    def log_probs(self, keep: Tensor) -> Tensor:
+        """keep (B, P) bool → (B, T): log-probability of every reply token when only the kept prompt tokens are there."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A `Target` whose arithmetic can be looked into: for the methods that need gradients."""
+
+    @property
+    def prompt_ids(self) -> Tensor:
+        """(P,) int64."""
         ...
 
     @property
@@ -25,45 +39,71 @@ class Target(Protocol):
         """The layer that turns ids into vectors, called as a module."""
         ...
 
-    def log_probs(self, keep: Tensor) -> Tensor:
-        """keep (B, P) bool → (B, T): log-probability of every reply token when only the kept prompt tokens are there."""
-        ...
-
-    def log_probs_of(self, ids: Tensor) -> Tensor:
-        """ids (B, P + T) in place of the real ones → (B, T), differentiable with respect to the embedding layer's output."""
+    def log_probs_of(self, prompt_ids: Tensor) -> Tensor:
+        """prompt_ids (B, P) in place of the real ones → (B, T), differentiable with respect to the embedding layer's output."""
         ...
 
 
-class Contrast:
-    """Why A rather than B: two targets that differ in their last reply token only, scored against each other. Itself a `Target`.
+@runtime_checkable
+class Attentive(Protocol):
+    """A `Target` whose attention weights can be read."""
 
-    Its log-probabilities are differences: 0 for every token but the last, and for that the log-odds log p(A) − log p(B) in nats
-    (contrastive explanations: Yin & Neubig 2022, arXiv:2202.10419). Any method that explains a target explains the choice so.
+    def attention(self, *, everywhere: bool = False) -> Tensor:
+        """(layers, heads, T, P + T − 1): how much each reply token's prediction listens to each position of the unchanged text.
+
+        With `everywhere`, the rows of all positions: (layers, heads, P + T − 1, P + T − 1).
+        """
+        ...
+
+
+class Difference:
+    """Why this reply rather than that one: log p(one) − log p(other) for the same prompt, the log-odds of the two (contrastive
+    explanation, Yin & Neubig 2022, arXiv:2202.10419). A `Target` with one output.
+
+    one, other: the same prompt with two replies, which may begin alike; rows: the tokens of each that are counted.
     """
 
-    def __init__(self, chosen: Target, other: Target) -> None:
-        if (chosen.prompt_length, chosen.reply_length) != (other.prompt_length, other.reply_length):
-            raise ValueError("the two replies must answer one prompt and be of one length")
-        if not bool((chosen.ids[:-1] == other.ids[:-1]).all()) or bool(chosen.ids[-1] == other.ids[-1]):
-            raise ValueError("the two replies must differ in their last token, and in no other")
-        self._chosen, self._other = chosen, other
-        self.prompt_length, self.reply_length = chosen.prompt_length, chosen.reply_length
-        self.ids = chosen.ids
+    reply_length = 1
+
+    def __init__(self, one: Target, other: Target, rows: Sequence[int], other_rows: Sequence[int]) -> None:
+        if one.prompt_length != other.prompt_length:
+            raise ValueError("the two replies must answer the same prompt")
+        if not rows or not other_rows:
+            raise ValueError("both replies need at least one token to compare")
+        self.one, self.other, self.prompt_length = one, other, one.prompt_length
+        self._rows, self._other_rows = list(rows), list(other_rows)
 
     @property
     def forwards(self) -> int:
-        """Of both."""
-        return self._chosen.forwards + self._other.forwards
+        """Sequences run through the model for both."""
+        return self.one.forwards + self.other.forwards
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether both replies are `Differentiable`."""
+        return isinstance(self.one, Differentiable) and isinstance(self.other, Differentiable)
+
+    @property
+    def prompt_ids(self) -> Tensor:
+        """(P,) the prompt of both."""
+        assert isinstance(self.one, Differentiable)
+        return self.one.prompt_ids
 
     @property
     def embedding(self) -> nn.Module:
-        """The one both share."""
-        return self._chosen.embedding
+        """The embedding layer of both."""
+        assert isinstance(self.one, Differentiable)
+        return self.one.embedding
 
     def log_probs(self, keep: Tensor) -> Tensor:
-        """keep (B, P) bool → (B, T): log-odds, in nats."""
-        return self._chosen.log_probs(keep) - self._other.log_probs(keep)
+        """keep (B, P) bool → (B, 1): the log-odds in nats."""
+        return self._difference(self.one.log_probs(keep), self.other.log_probs(keep))
 
-    def log_probs_of(self, ids: Tensor) -> Tensor:
-        """ids (B, P + T) → (B, T): log-odds, differentiable with respect to the embedding layer's output."""
-        return self._chosen.log_probs_of(ids) - self._other.log_probs_of(ids)
+    def log_probs_of(self, prompt_ids: Tensor) -> Tensor:
+        """prompt_ids (B, P) → (B, 1), differentiable."""
+        assert isinstance(self.one, Differentiable) and isinstance(self.other, Differentiable)
+        return self._difference(self.one.log_probs_of(prompt_ids), self.other.log_probs_of(prompt_ids))
+
+    def _difference(self, one: Tensor, other: Tensor) -> Tensor:
+        mine, theirs = one[:, self._rows].sum(1, keepdim=True), other[:, self._other_rows].sum(1, keepdim=True)
+        return torch.sub(mine, theirs)

@@ -1,18 +1,16 @@
-"""Why the classifier scored a text as it did, word by word. Exact, because the classifier is linear."""
+"""Why the classifier scored a text as it did, word by word: exact for the n-grams, by leaving words out for the encoder
+(see `Ensemble.explain`)."""
 
 from __future__ import annotations
 
-import re
 from typing import TypedDict
 
 import numpy as np
 
-from safety.classifier import Classifier
+from safety.ensemble import WORD, Ensemble
 from safety.language import detect
 from safety.normalize import base_view
 from safety.rules import Role
-
-_TOKEN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]")
 
 
 class Weight(TypedDict):
@@ -24,20 +22,20 @@ class Weight(TypedDict):
     weight: float
 
 
-def explain(classifier: Classifier, text: str, role: Role, label: str | None = None) -> list[Weight]:
+def explain(classifier: Ensemble, text: str, role: Role, label: str | None = None) -> list[Weight]:
     """The weights for `label`, by default the highest category. The first entry, with an empty text, is the bias."""
     view = base_view(text)
     language = detect(text)
     scores = classifier.scores(view.text, role, language)
     chosen = max(scores, key=lambda s: s.value) if label is None else next(s for s in scores if s.label == label)
-    weights, bias = classifier.explain(view.text[chosen.start : chosen.end], role, language, chosen.label)
+    weights, bias = classifier.explain(view.text, role, language, chosen.label)
     characters = np.zeros(len(text) + 1)
     for place, weight in enumerate(weights):
-        last = min(chosen.start + place, len(view.text) - 1)
+        last = min(place, len(view.text) - 1)
         start, end = view.span(last, last + 1) if last >= 0 else (0, 1)
         characters[start : max(end, start + 1)] += weight / max(end - start, 1)
     out: list[Weight] = [{"text": "", "start": 0, "end": 0, "weight": bias}]
-    tokens = [match.span() for match in _TOKEN.finditer(text)] or [(0, len(text))]
+    tokens = [match.span() for match in WORD.finditer(text)] or [(0, len(text))]
     edges = [0, *(start for start, _ in tokens[1:]), len(characters)]  # the space after a word counts with the word
     for (start, end), low, high in zip(tokens, edges[:-1], edges[1:], strict=True):
         out.append({"text": text[start:end], "start": start, "end": end, "weight": float(characters[low:high].sum())})

@@ -55,7 +55,7 @@ def _in_context(text: str, look: Look, earlier: str, scanner: Scanner, policy: P
     looks = []
     seam = earlier[-_SEAM:]
     if len(text) <= 4 * _SEAM:
-        both = scanner.look(f"{seam} {text}", "prompt")
+        both = scanner.look(f"{seam} {text}", "prompt", quick=True)  # for the rules: scores are not used
         start = len(seam) + 1
         across = [f for f in both.findings if f.start < len(seam) and f.end > start]
         looks.append(Look(tuple(replace(f, start=0, end=min(len(text), f.end - start)) for f in across), (), {}, {}))

@@ -10,22 +10,27 @@ It fails closed: without all of its parts it does not load.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safety import texts
+from safety.base_weights import BaseWeightsError
 from safety.classifier import Classifier, ClassifierError
+from safety.ensemble import Ensemble
 from safety.explanation import Weight, explain
 from safety.filter import filter_prompt
 from safety.judge import deciding
 from safety.moderate import Moderator
+from safety.normalize import base_view
 from safety.policy import Policy, PolicyError, load_policy
 from safety.redact import Vault
 from safety.resources import data_path
+from safety.rule_watch import RuleWatch
 from safety.rules import Role, RuleError, load_rules
 from safety.scan import Scanner
 from safety.verdict import Verdict
+
+_PREPARED = 2000  # longer texts are read piece by piece
 
 
 class SafetyError(Exception):
@@ -37,27 +42,64 @@ class Guard:
     """Judges by one policy. Remembers nothing: whoever wants placeholders undone keeps a `Vault` for the
     conversation."""
 
-    def __init__(self, policy: Policy, scanner: Scanner, stamp: str, language: str | None = None) -> None:
-        self._policy, self._scanner, self._language = policy, scanner, language
+    def __init__(self, policy: Policy, scanner: Scanner, stamp: str, language: str | None = None, watch: RuleWatch | None = None) -> None:
+        self._policy, self._scanner, self._language, self._watch = policy, scanner, language, watch
+        self._notices: list[tuple[str, str]] = []
         self.policy = stamp
         """Name and content hash of policy, rules and weights, as `balanced@1a2b3c4d`."""
 
     @classmethod
-    def load(cls, policy: str = "balanced", language: str | None = None, user_rules: Path | None = None) -> Guard:
+    def load(
+        cls, policy: str = "balanced", language: str | None = None, user_rules: Path | None = None, encoder: Path | None = None
+    ) -> Guard:
         """The guard for a policy. `user_rules` is a rule file, or a folder of them, on top of the shipped rules.
-        Raises SafetyError."""
+        `encoder` is the fetched trunk (see `base_weights`); None judges by rules and n-grams alone, which needs no
+        torch. Raises SafetyError, also for an encoder that is damaged."""
         try:
             profile = load_policy(policy)
             weights = data_path("safety", "classifier.npz")
-            files = sorted(data_path("safety").glob("rules.*.toml")) + _user_files(user_rules)
-            scanner = Scanner(load_rules(files), Classifier.load(weights))
-        except (PolicyError, RuleError, ClassifierError, FileNotFoundError) as error:
+            parts = [*profile.files, weights]
+            classifier = Ensemble(Classifier.load(weights))
+            if encoder is not None:
+                parts.append(data_path("safety", "encoder.npz"))
+                classifier = _with_encoder(classifier.ngrams, encoder, parts[-1])
+            watch = RuleWatch(data_path("safety"), user_rules, parts)
+            scanner = Scanner(load_rules(watch.files()), classifier)
+        except (PolicyError, RuleError, ClassifierError, BaseWeightsError, FileNotFoundError) as error:
             raise SafetyError(str(error)) from error
-        return cls(profile, scanner, f"{profile.name}@{_fingerprint([*profile.files, *files, weights])}", language)
+        return cls(profile, scanner, f"{profile.name}@{watch.fingerprint()}", language, watch)
+
+    def notices(self, language: str) -> tuple[str, ...]:
+        """What the person should know about the guard itself since this was last asked: rules that changed or broke."""
+        told = tuple(texts.notice(name, language).replace("{problem}", problem) for name, problem in self._notices)
+        self._notices.clear()
+        return told
+
+    def reload(self) -> None:
+        """Take over rule files that changed on disk. One that is broken changes nothing but is reported by `notices`."""
+        if self._watch is None or not self._watch.changed():
+            return
+        try:
+            self._scanner = Scanner(load_rules(self._watch.files()), self._scanner.classifier)
+            self.policy = f"{self._policy.name}@{self._watch.fingerprint()}"
+            self._notices.append(("rules_changed", ""))
+        except (RuleError, OSError) as error:
+            self._notices.append(("rules_broken", str(error)))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the encoder takes part; without it the guard knows surfaces only."""
+        return self._scanner.classifier.reader is not None
+
+    def prepare(self, texts: Iterable[str], role: Role) -> None:
+        """Let the encoder read many texts at once before they are judged one by one; verdicts do not change."""
+        views = (base_view(text[:_PREPARED]).text for text in texts if len(text) <= _PREPARED)
+        self._scanner.classifier.prepare(list(views), role)
 
     def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None) -> Verdict:
         """Judge a message; `context` is (role, text) of the earlier ones, oldest first. The placeholders that are given
-        out are noted in `vault`, which can put the values back."""
+        out are noted in `vault`, which can put the values back. Rule files that changed are taken over first."""
+        self.reload()
         return filter_prompt(
             text,
             context=context,
@@ -91,16 +133,11 @@ class Guard:
         return explain(self._scanner.classifier, text, role)
 
 
-def _user_files(path: Path | None) -> list[Path]:
-    if path is None:
-        return []
-    if not path.exists():
-        raise RuleError(f"{path}: there are no such rules; correct the path")
-    return sorted(path.glob("*.toml")) if path.is_dir() else [path]
+def _with_encoder(ngrams: Classifier, base: Path, weights: Path) -> Ensemble:
+    """The ensemble. Imports torch."""
+    from safety.reader import Reader, read_weights
 
-
-def _fingerprint(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:8]
+    blend = read_weights(weights)[1].get("blend", {})
+    if not isinstance(blend, dict) or {f"{r}.{lang}" for r in ("prompt", "response") for lang in ("zh", "en")} - set(blend):
+        raise BaseWeightsError(f"{weights}: the calibration is missing; install Pellucid again or run `pellucid safety train`")
+    return Ensemble(ngrams, Reader.load(base, weights), blend)

@@ -25,6 +25,8 @@ from safety.scan import Look, Scanner
 from safety.verdict import Action, Finding, Verdict
 
 STRIDE, SHORTEST = 96, 32
+READ_EVERY = 256
+"""Bytes of new text after which the encoder reads the end of the reply even where nothing looks suspicious."""
 WINDOW = 800
 TAIL = 16
 _SENTENCE = re.compile(r"[.!?;:\n。!?;!?;…]")
@@ -70,6 +72,7 @@ class Moderator:
         self._text = ""
         self._checked = 0  # the last checkpoint
         self._released = 0
+        self._unread = 0  # bytes since the encoder last read: a Chinese character says as much as three Latin ones
         self._spans: list[Span] = []  # what is hidden in the text so far
         self._look = Look((), (), {}, {})
         self._vault = Vault()
@@ -124,12 +127,15 @@ class Moderator:
 
     def _check(self, end: int, last: bool = False) -> str:
         """Judge the text up to `end`; release what can be."""
+        self._unread += len(self._text[self._checked : end].encode("utf-8", "replace"))
         self._checked = end
         if end > self._policy.max_characters:
             self._verdict = too_long(self._policy, self._stamp, "response", self._text, self._language)
             return ""
         start = min(self._released, max(0, end - WINDOW))
-        window = self._scanner.look(self._text[start:end], "response")
+        due = last or self._unread >= READ_EVERY
+        window = self._scanner.look(self._text[start:end], "response", quick=not due, tail=True)
+        self._unread = 0 if due else self._unread
         leaks = self._leaks.find(self._text[start:end])
         seen = sorted([s for s in window.spans if not _within(s, leaks)] + leaks, key=lambda s: s.start)
         fresh = [

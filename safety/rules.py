@@ -74,12 +74,15 @@ def load_rules(files: Iterable[Path]) -> tuple[Rule, ...]:
     rules: dict[str, Rule] = {}
     for path in files:
         try:
-            data = tomllib.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            data = tomllib.loads(text)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RuleError(f"{path}: the rule file cannot be read: {error}; correct it or remove it") from error
         lists = _lists(data.get("lists", {}), path)
+        lines = [number for number, line in enumerate(text.splitlines(), 1) if line.split("#")[0].strip() == "[[rule]]"]
         for number, entry in enumerate(data.get("rule", []), 1):
-            where = f"{path}: rule {number} ({entry.get('id', 'no id')})" if isinstance(entry, dict) else f"{path}"
+            line = f", line {lines[number - 1]}" if number <= len(lines) else ""
+            where = f"{path}{line}: rule {number} ({entry.get('id', 'no id')})" if isinstance(entry, dict) else f"{path}"
             rule = _rule(entry, lists, data.get("language", "en") == "zh", where)
             if rule.id in rules:
                 raise RuleError(f"{where}: this id is already taken; give the rule another one")
@@ -166,7 +169,7 @@ def _rule(entry: Any, lists: dict[str, list[str]], chinese: bool, where: str) ->
         category=entry["category"],
         score=_SCORES[entry["tier"]],
         scope=scope,
-        anchors=tuple(dict.fromkeys(anchors)),
+        anchors=tuple(dict.fromkeys(word.lower() for word in anchors)),  # texts are looked at in lower case
         patterns=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry["patterns"]),
         unless=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry.get("unless", [])),
         squeezed=tuple(_compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")),
@@ -194,6 +197,9 @@ def _words(item: str, lists: dict[str, list[str]], where: str) -> list[str]:
     return words
 
 
+_CAPITAL = re.compile(r"(?<!\\)[A-Z]")
+
+
 def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str) -> re.Pattern[str]:
     def named(match: re.Match[str]) -> str:
         if match[1] not in lists:
@@ -208,7 +214,7 @@ def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: 
     if not (chinese or squeeze or bare):
         source = rf"(?<!\w)(?:{source})(?!\w)"
     try:
-        return re.compile(source)
+        return re.compile(source, re.IGNORECASE if _CAPITAL.search(source) else re.NOFLAG)
     except re.error as error:
         raise RuleError(f"{where}: the pattern {pattern!r} is no regular expression: {error}; correct it") from error
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safety.anchors import AnchorIndex
-from safety.classifier import Classifier
 from safety.decode import decoded_views, hidden_spans
+from safety.ensemble import Ensemble
 from safety.language import detect
 from safety.links import find_leaking_links
 from safety.normalize import View, base_view, plain_view, squeezed_view
@@ -40,14 +40,14 @@ class Look:
 class Scanner:
     """The rules and weights in force."""
 
-    def __init__(self, rules: Sequence[Rule], classifier: Classifier) -> None:
+    def __init__(self, rules: Sequence[Rule], classifier: Ensemble) -> None:
         self.rules, self.classifier = rules, classifier
         self._anchors = AnchorIndex(anchor for rule in rules for anchor in rule.anchors)
         self._written = squeezable(rules)
         self._squeezed = AnchorIndex(self._written)
 
-    def look(self, text: str, role: Role) -> Look:
-        """All findings in `text`, with offsets into it as it was written."""
+    def look(self, text: str, role: Role, *, quick: bool = False, tail: bool = False) -> Look:
+        """All findings in `text`, with offsets into it as it was written. `quick` and `tail`: see `Ensemble.scores`."""
         base = base_view(text)
         views = [base, *decoded_views(text, base)]
         findings = [f for view in views for f in self._by_rule(view, role)]
@@ -58,7 +58,7 @@ class Scanner:
         places: dict[str, tuple[int, int]] = {}
         for view in views:
             if view.name not in _UNREADABLE and _enough(view.text):
-                for score in self.classifier.scores(view.text, role, detect(view.text)):
+                for score in self.classifier.scores(view.text, role, detect(view.text), quick=quick, tail=tail):
                     if score.value > scores.get(score.label, 0.0):
                         scores[score.label] = score.value
                         places[score.label] = view.span(score.start, score.end)

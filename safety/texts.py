@@ -28,6 +28,11 @@ def reason(action: Action, role: str, category: str, parts: Sequence[str], langu
     return str(texts[f"{kind}_{role}"]).format(category=texts["categories"][category])
 
 
+def notice(name: str, language: str) -> str:
+    """A notice about the guard itself; `{problem}` in it is left to the caller."""
+    return str(_texts()["zh" if language == "zh" else "en"]["notices"][name])
+
+
 def too_long(limit: int, language: str) -> str:
     """The sentence for a text that is longer than can be checked."""
     return str(_texts()[language]["too_long"]).format(limit=f"{limit:,}")

@@ -22,6 +22,7 @@ def home(tmp_path_factory, monkeypatch) -> Path:
     for name in list(os.environ):
         if name.startswith("PELLUCID_") and name != "PELLUCID_HOME":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("PELLUCID_GUARD", "ngrams")  # nothing is fetched; tests/safety/test_encoder.py has the other one
     return folder
 
 

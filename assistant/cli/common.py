@@ -26,8 +26,15 @@ model_option = click.option("--model", metavar="NAME|PATH", help="A model of `pe
 
 
 def model_options(command: F) -> F:
-    """--model, --device, --dtype, --threads, --policy."""
+    """--model, --device, --dtype, --threads, --policy, --unsafe-no-moderation."""
     for option in (
+        click.option(
+            "--unsafe-no-moderation",
+            "guard",
+            flag_value="off",
+            default=None,
+            help="Check nothing, neither prompt nor reply; every turn and the log say so.",
+        ),
         click.option("--policy", help="The safety policy: strict, balanced, open."),
         click.option("--threads", type=int, help="Processor threads; 0 takes all."),
         click.option("--dtype", help="auto, float32, bfloat16, float16, int4."),

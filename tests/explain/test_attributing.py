@@ -6,11 +6,11 @@ import torch
 from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from explain import render
-from explain.attribute import Cancelled, attribute
+from explain.attributing import Cancelled, attribute
 from explain.attribution import Attribution
 from explain.faithfulness import grade
-from explain.perturbation import ablate
-from explain.target import Contrast
+from explain.perturbation import matrix as ablate
+from explain.problem import Problem
 from explain.units import Unit
 
 PROMPT, REPLY = "the sky is blue 天气", "because 空气"
@@ -58,12 +58,12 @@ def test_the_shared_beginning_changes_nothing(scorer):
 
 def test_gradient_and_perturbation_paths_score_the_same(scorer):
     keep = torch.ones(1, scorer.prompt_length, dtype=torch.bool)
-    assert torch.allclose(scorer.log_probs(keep), scorer.log_probs_of(scorer.ids.unsqueeze(0)).detach(), atol=1e-4)
+    assert torch.allclose(scorer.log_probs(keep), scorer.log_probs_of(scorer.prompt_ids.unsqueeze(0)).detach(), atol=1e-4)
 
 
 def test_captum_over_our_forward_equals_one_deletion_at_a_time(scorer):
     features = [Unit("", i, i + 2) for i in range(1, 11, 2)]
-    matrix = ablate(scorer, features, batch=3)
+    matrix = ablate(Problem(scorer, features, [], batch=3))
     whole = torch.ones(1, scorer.prompt_length, dtype=torch.bool)
     base = scorer.log_probs(whole)[0]
     for column, unit in enumerate(features):
@@ -173,34 +173,3 @@ def test_the_default_model_knows_where_paris_came_from(default_engine):
     )  # fmt: skip
     best = sorted(range(len(a.totals)), key=lambda i: a.totals[i], reverse=True)[:2]
     assert {a.input_tokens[i] for i in best} == {" capital", " France"}
-
-
-def two_ends(engine):
-    prompt, reply = [1, *engine.tokenizer.encode(PROMPT)], engine.tokenizer.encode(REPLY)[:4]
-    return [ReplyScorer(engine.model, prompt, [*reply, end]) for end in (70, 90)]
-
-
-def test_a_contrast_is_the_difference_of_two_targets(engine):
-    chosen, other = two_ends(engine)
-    contrast = Contrast(chosen, other)
-    keep = torch.ones(2, contrast.prompt_length, dtype=torch.bool)
-    keep[1, 3] = False
-    odds = contrast.log_probs(keep)
-    assert torch.equal(odds, chosen.log_probs(keep) - other.log_probs(keep)) and odds[:, :-1].abs().max() < 1e-5
-    backwards = Contrast(*reversed(two_ends(engine)))
-    assert torch.allclose(backwards.log_probs(keep), -odds, atol=1e-5)
-    for method in ("ablation", "integrated-gradients"):
-        for target, sign in ((contrast, 1), (backwards, -1)):
-            scores = explain(engine, target, method=method, token=4).scores[0]
-            expected = explain(engine, contrast, method=method, token=4).scores[0]
-            assert scores == pytest.approx([sign * x for x in expected], abs=1e-3)
-    assert contrast.forwards > 0
-
-
-def test_only_replies_that_differ_in_their_last_token_make_a_contrast(engine):
-    chosen, other = two_ends(engine)
-    with pytest.raises(ValueError, match="differ in their last token"):
-        Contrast(chosen, chosen)
-    shorter = ReplyScorer(engine.model, chosen.ids[: chosen.prompt_length].tolist(), [5])
-    with pytest.raises(ValueError, match="of one length"):
-        Contrast(other, shorter)

@@ -1,0 +1,126 @@
+"""What the encoder is shown, in which order: a fixed number of rows of every source in each round, so that no source
+drowns the others; the same rounds for the same seed.
+
+The last rounds add the project's own contrast pairs several times over: the twins are what decides at the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safety.labels import Lesson, lesson
+from safety.normalize import base_view
+
+ROUND = {
+    "aisafetylab_zh": 568, "aisafetylab_zh_responses": 323, "benign_banking77": 600, "benign_bbh": 200, "benign_belle": 173,
+    "benign_chatterbot": 700, "benign_clinc150": 1500, "benign_crosswoz": 700, "benign_gpteacher_responses": 1000,
+    "benign_gpteacher_seed": 1600, "benign_gsm8k": 250, "benign_kdconv": 800, "benign_plexpt_zh": 3000, "benign_roleplay_prompts": 600,
+    "bipia_indirect": 250, "cold_train": 3600, "cvalues_prompts": 664, "cyberseceval_frr": 250, "davidson": 600, "diasafety": 800,
+    "forbidden_questions": 351, "gptfuzz_prompts": 127, "gptfuzz_responses": 1100, "hatemoji_build": 700, "hatexplain_train_partial": 1200,
+    "jade": 1200, "jade_responses": 600, "jailbreak_llms": 445, "pyrit_jailbreak_templates": 150, "red_instruct": 1700, "sap200": 200,
+    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000,
+}  # fmt: skip
+"""Rows of each source in a round; a source with fewer is repeated, one with more takes turns."""
+
+LATE = 1.3
+"""A late round has so many times the rows of an early one."""
+CONTRAST = 5
+"""How often every contrast pair is shown in a late round."""
+_POST = 4.0  # labels.py trusts posts little, for the sake of the n-grams; a model that reads meaning may trust them more
+_JOINED = 0.08
+_PIECE = 700  # characters; more than the tokens that are read
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A piece of text and what it teaches; `role` is `post` where both heads may learn from it."""
+
+    text: str
+    role: str
+    lesson: Lesson
+    unsafe: bool
+    weight: float
+
+
+class Curriculum:
+    """All rows, by source; `round(n)` gives the examples of one round in the order of training."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], contrast: Sequence[Mapping[str, Any]], seed: int) -> None:
+        self._seed, self._contrast = seed, contrast
+        self._sources: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["set"] in ROUND and lesson(row) is not None:
+                self._sources.setdefault(row["set"], []).append(row)
+        for name, source in sorted(self._sources.items()):
+            random.Random(f"{seed} {name}").shuffle(source)
+        self._plain = [row["text"] for row in self._sources.get("benign_clinc150", []) + self._sources.get("benign_plexpt_zh", [])]
+
+    def round(self, number: int, late: bool) -> list[Example]:
+        """The examples of round `number`, from 0; `late` adds the contrast pairs."""
+        rng = random.Random(f"{self._seed} round {number} {late}")
+        chosen: list[Mapping[str, Any]] = []
+        for name, source in sorted(self._sources.items()):
+            start = number * ROUND[name]
+            count = round(ROUND[name] * (LATE if late else 1))
+            chosen += [source[(start + i) % len(source)] for i in range(count)]
+        made = [self._example(row, rng) for row in chosen]
+        if late:
+            made += [self._example(row, rng, joined=0.0) for row in self._contrast for _ in range(CONTRAST)]
+        rng.shuffle(made)
+        return made
+
+    def _example(self, row: Mapping[str, Any], rng: random.Random, joined: float = _JOINED) -> Example:
+        taught = lesson(row)
+        assert taught is not None
+        text = base_view(row["text"]).text
+        weight = taught.weight
+        if len(text) > _PIECE:
+            text, trust = _piece(text, row, rng)
+            weight *= trust
+        if len(text) < 300 and self._plain and rng.random() < joined:  # something harmless before or after changes nothing
+            other = base_view(rng.choice(self._plain)).text
+            text = rng.choice([f"{other} {text}", f"{text} {other}", f"{other}\n\n{text}"])
+        if row["role"] == "post":
+            weight = min(1.0, weight * _POST) if row["label"] == "unsafe" else 0.6
+        return Example(text, row["role"], taught, row["label"] == "unsafe", weight)
+
+
+def _piece(text: str, row: Mapping[str, Any], rng: random.Random) -> tuple[str, float]:
+    """A piece of a long text, and how far the row's label may be trusted for it."""
+    if row["set"] == "bipia_indirect" and row["label"] == "unsafe":
+        return (text[:_PIECE], 1.0) if row["category"].endswith("start") else (text[-500:], 1.0)
+    if row["label"] == "safe":
+        start = rng.randrange(0, len(text) - 200)
+        return text[start : start + _PIECE], 1.0
+    place = rng.random()
+    if place < 0.5:
+        return text[:_PIECE], 1.0
+    if place < 0.75:
+        return text[-450:], 0.7
+    start = rng.randrange(0, len(text) - 200)
+    return text[start : start + _PIECE], 0.5
+
+
+def contrast_rows(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The train half of the contrast pairs."""
+    return [{**row, "set": "contrast", "kind": "borderline_safe"} for row in rows if row.get("split", "train") == "train"]
+
+
+def batches(lengths: Sequence[int], budget: int, rng: random.Random) -> Iterator[list[int]]:
+    """Indices in batches of at most `budget` padded tokens, alike in length, in random order."""
+    pool = 2000
+    made: list[list[int]] = []
+    for start in range(0, len(lengths), pool):
+        order = sorted(range(start, min(start + pool, len(lengths))), key=lambda i: (lengths[i], i))
+        batch: list[int] = []
+        for index in order:
+            if batch and (len(batch) + 1) * lengths[index] > budget:
+                made.append(batch)
+                batch = []
+            batch.append(index)
+        made += [batch] if batch else []
+    rng.shuffle(made)
+    yield from made

@@ -1,0 +1,198 @@
+"""The encoder as the guard uses it: trunk and changes merged into one weight a map, eight bits where the processor can.
+
+Inputs of the linear maps are rounded with fixed steps, measured once in training, so that a text's scores do not depend
+on the texts it is read together with. Before rounding, every input channel is divided by a factor that its weights are
+multiplied with: large channels give up range to small ones (SmoothQuant, Xiao et al. 2023).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safety.base_weights import SHA256, BaseWeights, BaseWeightsError
+from safety.encoder import LAYERS, ROLES, Trunk, by_length, pad, pool, tokenizer
+from safety.labels import LABELS
+
+FORMAT = "pellucid-encoder-1"
+OUTPUTS = (*LABELS, "unsafe")
+"""What the heads score: the categories, and whether anything is wrong at all."""
+TOKENS = 128
+"""Tokens read at once, start and end included."""
+GROUPS = {"in": ("q", "k", "v"), "ao": ("ao",), "fi": ("fi",), "fo": ("fo",)}
+"""Maps that read the same input and are multiplied as one."""
+_BUDGET = 1024  # padded tokens in a batch
+_LEVELS = 127.0  # half of what eight bits hold: sums of products stay inside sixteen bits, outliers have room above
+
+
+class Reader:
+    """Scores of texts, all categories at once. Immutable once loaded; safe to share between threads."""
+
+    def __init__(self, trunk: Trunk, adapted: Mapping[str, Tensor], split: object, inputs: Mapping[str, Tensor] | None) -> None:
+        """`inputs` holds for every group of maps `name.smooth`, `name.step` and `name.zero`; None computes in float32."""
+        self._trunk, self._split = trunk, split
+        self._p = {name: value for name, value in adapted.items() if not name.endswith((".A", ".B"))}
+        eight = inputs is not None and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn")
+        self._maps: dict[str, Callable[[Tensor], Tensor]] = {}
+        for layer in range(trunk.layers):
+            for group, names in GROUPS.items():
+                full = [f"l{layer}.{name}" for name in names]
+                weight = torch.cat([trunk.weights[n] + adapted[f"{n}.B"] @ adapted[f"{n}.A"] for n in full])
+                bias = torch.cat([adapted[f"{n}.b"] for n in full])
+                key = f"l{layer}.{group}"
+                if eight and inputs is not None:
+                    self._maps[key] = _rounded(weight, bias, *(inputs[f"{key}.{part}"] for part in ("smooth", "step", "zero")))
+                else:
+                    self._maps[key] = _dense(weight, bias)
+        trunk.weights.clear()  # merged: not needed again
+
+    @classmethod
+    def load(cls, base: Path, weights: Path) -> Reader:
+        """The shipped changes on the fetched trunk. Raises BaseWeightsError when either is not what it should be."""
+        arrays, header = read_weights(weights)
+        trunk_file = BaseWeights(base, header.get("base", SHA256))
+        adapted = {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items() if name.startswith("p/")}
+        inputs = {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items() if name.startswith("i/")}
+        try:
+            return cls(Trunk(trunk_file, int(header.get("layers", LAYERS))), adapted, tokenizer(trunk_file), inputs)
+        except (KeyError, RuntimeError) as error:
+            raise BaseWeightsError(f"{weights}: these weights do not fit the encoder ({error}); install Pellucid again") from error
+
+    @property
+    def room(self) -> int:
+        """Tokens of text that are read at once."""
+        return TOKENS - 2
+
+    def tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a (folded) text, without start and end, and the characters each stands for."""
+        made = self._split.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
+        return list(made.ids), list(made.offsets)
+
+    def logits(self, texts: Sequence[str], role: str) -> NDArray[np.float32]:
+        """(texts, OUTPUTS): uncalibrated logits of the beginning of each text, as far as it is read at once."""
+        cut = [self._split.encode(text[: 8 * TOKENS], add_special_tokens=False).ids for text in texts]  # type: ignore[attr-defined]
+        return self.logits_of([ids[: TOKENS - 2] for ids in cut], role)
+
+    @torch.inference_mode()
+    def logits_of(self, ids: Sequence[Sequence[int]], role: str) -> NDArray[np.float32]:
+        """`logits` for token ids without start and end."""
+        whole = [[self._trunk.bos, *row, self._trunk.eos] for row in ids]
+        out = np.zeros((len(whole), len(OUTPUTS)), np.float32)
+        for batch in by_length(map(len, whole), _BUDGET):
+            out[batch] = self._heads(self.pooled([whole[i] for i in batch]), role).numpy()
+        return out
+
+    def pooled(self, whole: Sequence[Sequence[int]]) -> Tensor:
+        """(batch, 3 · width): what the heads read, for ids with start and end."""
+        ids, mask = pad(whole, self._trunk.pad)
+        return pool(self._encode(self._trunk.embed(ids), mask), mask)
+
+    def _heads(self, pooled: Tensor, role: str) -> Tensor:
+        return F.linear(pooled, self._p[f"head.{role}.w"], self._p[f"head.{role}.b"])
+
+    def _encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """As `encoder.encode`, with merged maps."""
+        batch, length, width = x.shape
+        heads, epsilon = self._trunk.shape.heads, self._trunk.shape.epsilon
+        bias = None if bool(mask.all()) else torch.zeros(batch, 1, 1, length).masked_fill(~mask[:, None, None], -math.inf)
+        for i in range(self._trunk.layers):
+            at = f"l{i}."
+            q, k, v = self._maps[at + "in"](x).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(batch, length, width)
+            x = x + self._maps[at + "ao"](mixed)
+            x = F.layer_norm(x, (width,), self._p[at + "aln.w"], self._p[at + "aln.b"], epsilon)
+            x = x + self._maps[at + "fo"](F.gelu(self._maps[at + "fi"](x)))
+            x = F.layer_norm(x, (width,), self._p[at + "oln.w"], self._p[at + "oln.b"], epsilon)
+        return x
+
+    def watch(self, seen: Callable[[str, Tensor], None]) -> None:
+        """Call `seen(group, input)` for the input of every group of maps from now on (to measure the rounding steps)."""
+        for key, apply in list(self._maps.items()):
+
+            def watched(x: Tensor, key: str = key, apply: Callable[[Tensor], Tensor] = apply) -> Tensor:
+                seen(key, x)
+                return apply(x)
+
+            self._maps[key] = watched
+
+
+def _dense(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _rounded(weight: Tensor, bias: Tensor, smooth: Tensor, step: Tensor, zero: Tensor) -> Callable[[Tensor], Tensor]:
+    smoothed = weight * smooth
+    scales = (smoothed.abs().amax(1) / 127).clamp(min=1e-8)
+    with warnings.catch_warnings():  # torch announces that these types will move to another package
+        warnings.simplefilter("ignore")
+        rounded = torch.quantize_per_channel(smoothed, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rounded, bias)
+    inverse, by, middle = 1 / smooth, float(step), int(zero)
+
+    def apply(x: Tensor) -> Tensor:
+        flat = (x * inverse).reshape(-1, x.shape[-1])
+        out: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(flat, by, middle, packed)
+        return out.view(*x.shape[:-1], -1)
+
+    return apply
+
+
+def measure_inputs(trunk: Trunk, adapted: Mapping[str, Tensor], split: object, texts: Iterable[str]) -> dict[str, Tensor]:
+    """For every group of maps the smoothing factors, the rounding step and the zero, from what `texts` bring about."""
+    weights = {name: value.clone() for name, value in trunk.weights.items()}
+    reader = Reader(trunk, adapted, split, None)
+    kept: dict[str, list[Tensor]] = {}
+    reader.watch(lambda key, x: kept.setdefault(key, []).append(x.reshape(-1, x.shape[-1])))
+    for text in texts:
+        reader.logits([text], ROLES[0])
+    out: dict[str, Tensor] = {}
+    for key, parts in kept.items():
+        layer, group = key.split(".")
+        x = torch.cat(parts)
+        full = [f"{layer}.{name}" for name in GROUPS[group]]
+        merged = torch.cat([weights[n] + adapted[f"{n}.B"] @ adapted[f"{n}.A"] for n in full])
+        smooth = (x.abs().amax(0).clamp(min=1e-3).sqrt() / merged.abs().amax(0).clamp(min=1e-4).sqrt()).clamp(1e-2, 1e3)
+        scaled = x / smooth
+        sample = scaled.flatten()[torch.randperm(scaled.numel(), generator=torch.Generator().manual_seed(0))[:2_000_000]]
+        low, high = (float(torch.quantile(sample, share)) for share in (0.0001, 0.9999))
+        low, high = min(low, 0.0), max(high, 1e-6)
+        step = (high - low) / _LEVELS
+        out[f"{key}.smooth"], out[f"{key}.step"] = smooth, torch.tensor(step)
+        out[f"{key}.zero"] = torch.tensor(float(round(-low / step) + 32))  # room for outliers below as well
+    trunk.weights.update(weights)
+    return out
+
+
+def write_weights(path: Path, adapted: Mapping[str, Tensor], inputs: Mapping[str, Tensor], header: Mapping[str, object]) -> str:
+    """Write the shipped file, sixteen bits a number; returns its SHA-256."""
+    arrays = {f"p/{name}": value.numpy().astype(np.float16) for name, value in adapted.items()}
+    arrays |= {f"i/{name}": value.numpy().astype(np.float32) for name, value in inputs.items()}
+    text = json.dumps({"format": FORMAT, "base": SHA256, "outputs": list(OUTPUTS), **header}, sort_keys=True)
+    arrays["header"] = np.frombuffer(text.encode(), np.uint8)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_weights(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """The arrays and the header of the shipped file. Raises BaseWeightsError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise BaseWeightsError(f"{path}: the encoder's weights cannot be read ({error}); install Pellucid again") from error
+    if header.get("format") != FORMAT or header.get("outputs") != list(OUTPUTS):
+        raise BaseWeightsError(f"{path}: the encoder's weights are of another format than {FORMAT}; install Pellucid again")
+    return arrays, header

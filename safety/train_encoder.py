@@ -1,0 +1,97 @@
+"""Training of the encoder from the data files to the shipped weights: `train_encoder(…)`. One seed, one result.
+
+Fine-tune (`finetune`), measure the rounding steps (`reader.measure_inputs`), fit how far n-grams and encoder are
+believed (`calibrate.fit_blend`) on rows that taught neither, write it all into one file.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safety.base_weights import BaseWeights
+from safety.calibrate import fit_blend
+from safety.classifier import Classifier
+from safety.curriculum import Curriculum, contrast_rows
+from safety.encoder import LAYERS, Trunk, tokenizer
+from safety.ensemble import Ensemble
+from safety.finetune import EARLY, LATE, RANK, finetune
+from safety.normalize import base_view
+from safety.reader import Reader, measure_inputs, read_weights, write_weights
+from safety.synthesis import sentences
+from safety.train import held_out, read
+
+_MEASURED = 200  # texts that the rounding steps are measured on
+Say = Callable[[str], None]
+
+
+def train_encoder(
+    data: Sequence[Path],
+    output: Path,
+    base: Path,
+    ngrams: Path,
+    work: Path,
+    seed: int = 0,
+    *,
+    dev: Sequence[Path] = (),
+    extra: Sequence[Path] = (),
+    early: int = EARLY,
+    late: int = LATE,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Write the encoder's weights to `output`; training that was interrupted goes on from `work`. `extra` are the
+    project's own rows (contrast pairs and harmless messages with alarming words). Raises ValueError, BaseWeightsError."""
+    taught: list[dict[str, Any]] = []
+    aside: list[dict[str, Any]] = []
+    for row in read(data):
+        (aside if held_out(row) else taught).append(row)
+    own = contrast_rows(read(extra))
+    say(f"{len(taught)} rows to learn from, {len(own)} of our own, {len(aside)} kept aside")
+    curriculum = Curriculum([*taught, *sentences(seed)], own, seed)
+    weights = BaseWeights(base)
+    parameters = finetune(curriculum, weights, work, seed=seed, early=early, late=late, say=say)
+    return finish(parameters, weights, output, ngrams, [*aside, *read(dev)], {"seed": seed, "rounds": [early, late]}, say)
+
+
+def finish(
+    parameters: dict[str, Tensor],
+    base: BaseWeights,
+    output: Path,
+    ngrams: Path,
+    aside: Sequence[dict[str, Any]],
+    facts: dict[str, Any],
+    say: Say,
+) -> dict[str, Any]:
+    """Rounding steps, calibration, file: what comes after the fine-tuning."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order
+    texts = [base_view(row["text"]).text[:600] for row in random.Random(0).sample(list(aside), min(_MEASURED, len(aside)))]
+    inputs = measure_inputs(Trunk(base), parameters, tokenizer(base), texts)
+    facts = {"layers": LAYERS, "rank": RANK, **facts}
+    write_weights(output, parameters, inputs, facts)
+    blend, measured = calibrate(output, base.path, ngrams, aside, say)
+    digest = write_weights(output, parameters, inputs, {**facts, "blend": blend})
+    torch.set_num_threads(threads)
+    return {"sha256": digest, **facts, "calibration": measured}
+
+
+def calibrate(
+    weights: Path, base: Path, ngrams: Path, aside: Sequence[dict[str, Any]], say: Say = lambda line: None
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """The blend for weights that exist, as the guard would use them."""
+    return fit_blend(aside, Ensemble(Classifier.load(ngrams), Reader.load(base, weights)), say)
+
+
+def recalibrate(weights: Path, base: Path, ngrams: Path, data: Sequence[Path], dev: Sequence[Path], say: Say) -> dict[str, Any]:
+    """Fit the blend anew and write it into `weights`: after the n-grams were trained again, or for other rows."""
+    arrays, header = read_weights(weights)
+    aside = [row for row in read(data) if held_out(row)] + list(read(dev))
+    blend, measured = calibrate(weights, base, ngrams, aside, say)
+    parts = {kind: {n[2:]: torch.from_numpy(v) for n, v in arrays.items() if n.startswith(kind)} for kind in ("p/", "i/")}
+    digest = write_weights(weights, parts["p/"], parts["i/"], {**header, "blend": blend})
+    return {"sha256": digest, "calibration": measured}
