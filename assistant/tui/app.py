@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -28,6 +29,7 @@ from assistant.tui.text import say
 from assistant.tui.themes import DEFAULT, THEMES
 
 _GRACE = 5.0  # seconds a reply may take to end when the program is left
+_BACKGROUND = ("explain", "ablate", "verify")
 
 
 class PellucidApp(App[int]):
@@ -126,6 +128,9 @@ def run(settings: Settings, *, conversation: str | None = None, ledger: LedgerLi
     if generation is not None:
         generation.stop()
         generation.join(_GRACE)
+    for thread in threading.enumerate():  # one that still computes when the interpreter goes would take it down
+        if thread.name in _BACKGROUND:
+            thread.join(_GRACE)
     if ledger is None:
         opened.close()
     return code or app.return_code or os.EX_OK
