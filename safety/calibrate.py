@@ -20,7 +20,7 @@ from safety.evaluate import average_precision, calibration_error, recall_at
 from safety.language import detect
 from safety.normalize import base_view
 
-EVERYDAY, BORDERLINE = 0.006, 0.10
+EVERYDAY, BORDERLINE = 0.006, 0.20
 """The shares of everyday messages, and of harmless ones that sound harmful, whose risk may reach one half."""
 SHARES = {"everyday": 3.0, "borderline": 1.0, "unsafe": 2.0, "safe post": 0.6, "unsafe post": 0.6}
 """How much each kind of row weighs as a whole."""

@@ -20,7 +20,7 @@ from safety.classifier import Classifier
 from safety.curriculum import Curriculum, contrast_rows
 from safety.encoder import LAYERS, Trunk, tokenizer
 from safety.ensemble import Ensemble
-from safety.finetune import EARLY, LATE, RANK, finetune
+from safety.finetune import EARLY, LATE, RANK, STEPS, finetune
 from safety.normalize import base_view
 from safety.reader import Reader, measure_inputs, read_weights, write_weights
 from safety.synthesis import sentences
@@ -55,7 +55,7 @@ def train_encoder(
     curriculum = Curriculum([*taught, *sentences(seed)], own, seed)
     weights = BaseWeights(base)
     parameters = finetune(curriculum, weights, work, seed=seed, early=early, late=late, say=say)
-    return finish(parameters, weights, output, ngrams, [*aside, *read(dev)], {"seed": seed, "rounds": [early, late]}, say)
+    return finish(parameters, weights, output, ngrams, [*aside, *read(dev)], {"seed": seed, "rounds": [early, late], "steps": STEPS}, say)
 
 
 def finish(

@@ -13,7 +13,7 @@ from assistant.tui.backend import SessionLike
 from assistant.tui.tokens import Unit
 from explain.attribution import Attribution
 
-METHODS = ("ablation", "gradient-norm", "learned-attention", "contextcite", "integrated-gradients")
+METHODS = ("ablation", "integrated-gradients", "gradient-norm", "learned-attention", "contextcite")
 
 
 @dataclass
