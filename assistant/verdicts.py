@@ -29,8 +29,9 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
     verdict = _judge(guard, text, side, turn)
     weights = guard.explain(text, "prompt" if side == "prompt" else "response")
     words = [w for w in weights if w["text"]]
+    method = "word-weights" if guard.complete else "exact-linear"  # the encoder's part is found by leaving words out
     quality: dict[str, Any] = {
-        "method": "exact-linear", "action": verdict.action.value, "score": verdict.score, "category": verdict.category,
+        "method": method, "action": verdict.action.value, "score": verdict.score, "category": verdict.category,
         "policy": verdict.policy, "rules": sorted({f.rule for f in verdict.findings}),
         "bias": sum(w["weight"] for w in weights if not w["text"]),
         "logged_action": _logged(turn, side),
@@ -39,7 +40,7 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
         quality["counterfactual"] = _counterfactual(guard, text, side, turn)
     quality["seconds"] = time.perf_counter() - began
     return Attribution(
-        method="exact-linear",
+        method=method,
         target=f"verdict on the {side}: {verdict.action.value}" + (f", {verdict.category}" if verdict.category else ""),
         input_tokens=tuple(w["text"] for w in words),
         output_tokens=(verdict.category or "nothing",),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from assistant.lm.engine import Engine
@@ -15,6 +18,7 @@ from assistant.lm.scoring import ReplyScorer
 from assistant.turn import Message, Sampling
 from explain import attention, evaluation, faithfulness, gradients, perturbation, sampling
 from explain.attributing import METHODS
+from explain.compare import spearman
 from explain.problem import Problem
 from explain.units import characters, group
 
@@ -98,6 +102,36 @@ def _row(scores: dict[str, list[float]], drops: list[float], seconds: list[float
     if seconds:
         row["seconds"] = sorted(seconds)[len(seconds) // 2]
     return row
+
+
+def randomised(
+    engine: Engine, prompts: Sequence[str], coefficients: torch.Tensor | None, progress: Progress = lambda what, fraction: None
+) -> dict[str, Any]:
+    """The model-randomisation check (Adebayo et al. 2018, arXiv:1810.03292): per method, the mean rank correlation of the scores for this
+    model with those for one whose matrices were shuffled. What explains the model falls to about 0; what only looks at the text does not.
+    """
+    chosen = [m for m in COMPARED if m != attention.LEARNED or coefficients is not None]
+    problems = [problem_of(engine, text) for text in prompts]
+    model = engine.model
+    shuffled = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in shuffled.parameters():
+        if parameter.dim() > 1:
+            order = torch.randperm(parameter.numel(), generator=generator)
+            parameter.data = parameter.data.flatten()[order].view_as(parameter)
+    found: dict[str, list[float]] = {m: [] for m in chosen}
+    for i, problem in enumerate(problems):
+        target = problem.target
+        assert isinstance(target, ReplyScorer)
+        problem.coefficients = coefficients
+        other = replace(
+            problem, target=ReplyScorer(shuffled, target.prompt_ids.tolist(), target.ids[target.prompt_length :].tolist()), known={}
+        )
+        for method in chosen:
+            rows = [np.sum(METHODS[method].run(one).rows, 0).tolist() for one in (problem, other)]
+            found[method].append(spearman(*rows))
+        progress(f"{i + 1} of {len(problems)} prompts", (i + 1) / len(problems))
+    return {"model": engine.info.name, "prompts": len(problems), "methods": {m: sum(v) / len(v) for m, v in found.items()}}
 
 
 def fit(engine: Engine, prompts: Sequence[str], *, subsets: int = 32, progress: Progress = lambda what, fraction: None) -> dict[str, Any]:
