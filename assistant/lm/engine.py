@@ -74,9 +74,13 @@ class Engine:
         watts_per_core: float = 5.0,
         languages: Sequence[str] | None = None,
         chat_format: str = "",
+        packed_folder: Path | None = None,
         progress: Progress = lambda what, fraction: None,
     ) -> Engine:
-        """Load a .gguf file. Raises ModelError when it is missing, damaged, not understood, or does not fit into memory."""
+        """Load a .gguf file; packed weights are kept in `packed_folder` for the next time.
+
+        Raises ModelError when it is missing, damaged, not understood, or does not fit into memory.
+        """
         began = time.perf_counter()
         torch.set_num_threads(thread_count or threads.available_cores())
         name = name or path.stem
@@ -86,11 +90,11 @@ class Engine:
         config = weights.read_config(file)
         if config.vocab_size != tokenizer.size:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
-        target = pick_device(device)
+        target, sha256 = pick_device(device), sha256_of(path)
         kind = pick_dtype(dtype, target, weights.packable(file, config))
         try:
             model, packed = weights.load(
-                file, config, DENSE[kind], target, pack=kind == "int4",
+                file, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -106,7 +110,7 @@ class Engine:
             model,
             packed,
             tokenizer,
-            ModelInfo(name, sha256_of(path), kind, str(target)),
+            ModelInfo(name, sha256, kind, str(target)),
             template=template if isinstance(template, str) else None,
             begin=begin,
             languages=languages,
