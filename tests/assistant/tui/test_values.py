@@ -61,6 +61,15 @@ def test_a_finished_turn_cuts_what_stood_after_its_parent():
     assert branch.position(branch.path[1]) == (3, 3)
 
 
+def test_only_the_last_turns_keep_their_tokens():
+    branch = Branch()
+    for number in range(1, 31):
+        branch.add(make_turn(number, "q", "answer", f"T{number - 1:04d}" if number > 1 else None, prompt_ids=(1, 2)))
+        branch.forget_tokens(5)
+    assert [bool(t.tokens) for t in branch.path] == [False] * 25 + [True] * 5
+    assert all(not t.prompt_ids for t in branch.path[:25]) and [t.reply for t in branch.path] == ["answer"] * 30
+
+
 def test_a_log_whose_turns_follow_each_other_in_a_circle_is_shown_all_the_same():
     turns = [make_turn(1, "a", "A", "T0002"), make_turn(2, "b", "B", "T0001")]
     assert len(Branch.through(turns, "T0001").path) <= 4

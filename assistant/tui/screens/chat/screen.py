@@ -29,7 +29,7 @@ from assistant.tui.widgets.transcript import Transcript
 from assistant.tui.widgets.turn_view import TurnView
 
 _OF_THE_ENGINE = ("model", "device", "dtype", "threads", "context")
-_REFRESH = 0.125  # seconds: eight updates a second look smooth and leave the processor to the model
+_REFRESH = 0.15  # seconds: seven updates a second look smooth and leave the processor to the model
 
 
 @dataclass

@@ -13,8 +13,9 @@ from assistant.tui.chat_state import Wish
 from assistant.tui.generation import Ended, Failed, Generation
 from assistant.tui.screens.chat.conversing import Conversing
 from assistant.tui.stages import Stages
+from assistant.tui.widgets.transcript import WINDOW
 
-_COUNT_EVERY = 0.5  # seconds
+_COUNT_EVERY = 1.0  # seconds
 
 
 class Writing(Conversing):
@@ -93,6 +94,7 @@ class Writing(Conversing):
             self.status.change(used=event.prompt_tokens, context=event.context_length)
         elif isinstance(event, Finished):
             self.branch.add(event.turn)
+            self.branch.forget_tokens(2 * WINDOW)
             self.transcript.place_siblings()
 
     async def _failed(self, error: Exception, request: Request) -> None:
