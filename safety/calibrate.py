@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from safety.ensemble import Ensemble
 from safety.evaluate import average_precision, calibration_error, recall_at
+from safety.labels import lesson
 from safety.language import detect
 from safety.normalize import base_view
 
-EVERYDAY, BORDERLINE = 0.006, 0.20
-"""The shares of everyday messages, and of harmless ones that sound harmful, whose risk may reach one half."""
+EVERYDAY, BORDERLINE = 0.006, 0.30
+"""The shares of everyday messages, and of harmless ones that sound harmful, whose risk may reach one half. The second is generous:
+the rows that sound harmful carry the noisiest labels (XSafety labels by category)."""
 SHARES = {"everyday": 3.0, "borderline": 1.0, "unsafe": 2.0, "safe post": 0.6, "unsafe post": 0.6}
 """How much each kind of row weighs as a whole."""
 _RIDGE = 1e-3
@@ -37,6 +39,8 @@ def fit_blend(
     """The blend by `role.language`, and what was measured: each part alone and the blend."""
     groups: dict[str, list[Mapping[str, Any]]] = {f"{role}.{lang}": [] for role in ("prompt", "response") for lang in ("zh", "en")}
     for row in rows:
+        if row["role"] != "post" and not _certain(row):
+            continue
         for role in ("prompt", "response"):
             if row["role"] in (role, "post"):
                 groups[f"{role}.{detect(row['text'])}"].append(row)
@@ -97,6 +101,13 @@ def _sample(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for row in sorted(rows, key=lambda row: zlib.crc32(row["text"].encode("utf-8", "replace"))):
         kept.setdefault(_kind(row), []).append(row)
     return [row for kind in sorted(kept) for row in kept[kind][: _MOST[kind]]]
+
+
+def _certain(row: Mapping[str, Any]) -> bool:
+    """Whether the row's label can be taken at its word: replies that are unsafe only in their context, and questions that are
+    harmful only in a broad sense, would blur what is measured."""
+    taught = lesson(row)
+    return taught is not None and taught.weight >= 0.5
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -147,10 +147,13 @@ class Ensemble:
         ]
 
     def prepare(self, texts: Sequence[str], role: str) -> None:
-        """Read the beginnings of many (folded) texts at once; single looks at them then find it done."""
-        if self.reader is not None:
-            short = [text for text in texts if len(text) <= 4 * self.reader.room]
-            self.read([t for t in short if len(t) <= self.reader.room // 4 or len(self.reader.tokens(t)[0]) <= self.reader.room], role)
+        """Read many short (folded) texts at once; single looks at them then find it done."""
+        if self.reader is None:
+            return
+        room = self.reader.room
+        whole = [t for t in texts if len(t) <= room // 4 or (len(t) <= 12 * room and len(self.reader.tokens(t)[0]) <= room)]
+        if whole:
+            self.read(whole, role)
 
 
 def _units(text: str) -> list[Span]:

@@ -124,6 +124,8 @@ def test_reading_ahead_changes_no_score(base: Path, ngrams: Classifier) -> None:
     before = [first.scores(text, "prompt", "en") for text in TEXTS]
     second = Ensemble(ngrams, make_reader(base, eight=True), BLEND)
     second.prepare(TEXTS, "prompt")
+    second.prepare([], "prompt")
+    second.prepare(["x y " * 4000], "prompt")  # too long to be read ahead
     after = [second.scores(text, "prompt", "en") for text in TEXTS]
     for one, other in zip(before, after, strict=True):
         assert [s.value for s in one] == pytest.approx([s.value for s in other], abs=0.01)
