@@ -29,6 +29,8 @@ class HelpScreen(ModalScreen[None]):
             box.border_subtitle = Content(say("help.close"))
             with VerticalScroll() as scroll:
                 scroll.can_focus = True
+                # the bar keeps its room: on a screen of a few cells it would otherwise appear and vanish for ever
+                scroll.styles.scrollbar_gutter = "stable"
                 yield Static(help_text(getattr(self.app, "own_keys", {})), markup=False)
 
     def on_mount(self) -> None:
