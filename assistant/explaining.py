@@ -1,81 +1,265 @@
-"""Explaining a logged turn with the loaded model: who said what in the prompt, the self-check, and the errors a user can act on."""
+"""Explaining a logged turn with the loaded model: who said what in the prompt, the self-check, the cost, and errors a user can act on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from assistant import paths
 from assistant.errors import ExplanationError
 from assistant.turn import Turn
 from explain.attribution import Attribution
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from assistant.lm.engine import Engine
+    from assistant.lm.scoring import ReplyScorer
+    from explain.target import Target
 
 Progress = Callable[[str, float | None], None]
 
 TOLERANCE = {"float32": (0.002, 0.02), "int4": (0.15, 1.5), "bfloat16": (0.1, 1.0), "float16": (0.05, 0.5)}
 """Per dtype: how far the explainer's log-probabilities (dense weights) may lie from the logged ones, on average and at most, in nats."""
+BATCHED = 0.4
+"""What one of many passes costs, against the first alone."""
+LONG = 30.0
+"""Seconds from which a coarser level is offered before the work begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be explained, and how. At most one of `token`, `span` and `sentence`; none of them: the whole reply."""
+
+    method: str = "ablation"
+    token: int | None = None
+    span: tuple[int, int] | None = None
+    """Tokens of the reply, from and (exclusive) to."""
+    sentence: int | None = None
+    contrast: str | None = None
+    """A text in place of that part: why the reply rather than this?"""
+    against: int | None = None
+    """The id of a token in place of `token`: the same for a candidate of the generator."""
+    level: str = "auto"
+    samples: int = 0
+    seed: int = 0
 
 
 def explain_turn(
     engine: Engine,
     turn: Turn,
     history: Sequence[Turn],
+    question: Question,
     *,
-    method: str,
-    token: int | None,
-    level: str = "auto",
     progress: Progress = lambda what, fraction: None,
     cancel: threading.Event | None = None,
 ) -> Attribution:
-    """The attribution of a turn's reply, or of its token number `token`. `history`: the turns before it, oldest first.
+    """The attribution of a turn's reply, or of a part of it. `history`: the turns before it, oldest first.
 
-    Raises ExplanationError when there is no reply to explain, another model is loaded, the explainer would score something else than the
-    generator did, or the request makes no sense.
+    A run that was stopped goes on where it was when the same question is asked again. Raises ExplanationError when there is no reply to
+    explain, another model is loaded, the explainer would score something else than the generator did, or the question makes no sense.
     """
     from assistant.lm.scoring import ReplyScorer
-    from explain.attribute import Cancelled, attribute
+    from explain.attributing import Cancelled, attribute
 
     if not turn.tokens or not turn.prompt_ids:
         raise ExplanationError(f"turn {turn.id} has no generated reply to explain (it was blocked, or its text was erased)")
     if turn.model.sha256 != engine.info.sha256:
         raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to explain it")
-    tokenizer = engine.tokenizer
+    meter = engine.meter()
+    meter.start()
+    began = time.perf_counter()
     scorer = ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
     agreement = self_check(scorer, turn)
+    one_pass = time.perf_counter() - began
+    pieces = [_bytes(engine, i) for i in turn.prompt_ids]
+    partial = _Partial(turn, question)
     try:
+        target, reply, part, name = _aim(engine, turn, scorer, question)
+        _announce(target, pieces, question, one_pass, progress)
         attribution = attribute(
-            scorer,
-            [tokenizer.bytes_of(i) or tokenizer.text_of(i).encode() for i in turn.prompt_ids],
+            target,
+            pieces,
             prompt_roles(engine, turn, history),
-            [tokenizer.bytes_of(t.id) or tokenizer.text_of(t.id).encode() for t in turn.tokens],
-            method=method,
-            token=token,
-            level=level,
+            reply,
+            method=question.method,
+            **part,
+            level=question.level,
+            samples=question.samples,
+            seed=question.seed,
             baseline_id=engine.neutral_id,
+            coefficients=coefficients(engine) if question.method == "learned-attention" else None,
+            known=partial.known,
             progress=lambda fraction: progress("explaining", fraction),
             cancelled=lambda: cancel is not None and cancel.is_set(),
         )
     except (ValueError, FloatingPointError) as error:
         raise ExplanationError(str(error)) from error
     except Cancelled:
-        raise ExplanationError("the explanation was stopped") from None
-    quality = {**attribution.quality, **agreement, "model": engine.info.name, "dtype": engine.info.dtype}
-    return Attribution(
-        attribution.method, attribution.target, attribution.input_tokens, attribution.output_tokens,
-        attribution.scores, quality, attribution.input_roles,
-    )  # fmt: skip
+        partial.save()
+        raise ExplanationError("the explanation was stopped: asked again, it goes on from here") from None
+    except KeyboardInterrupt:
+        partial.save()
+        raise
+    finally:
+        meter.stop()
+    partial.remove()
+    joules, source = meter.read()
+    quality = {
+        **attribution.quality, **agreement, "model": engine.info.name, "dtype": engine.info.dtype,
+        "joules": joules, "energy_source": source,
+    }  # fmt: skip
+    if question.against is not None:
+        quality["rather_than"] = engine.tokenizer.text_of(question.against)
+    return replace(attribution, quality=quality, target=name or attribution.target)
 
 
-def self_check(scorer: object, turn: Turn) -> dict[str, float]:
+def lens(engine: Engine, turn: Turn, token: int) -> list[list[tuple[str, float]]]:
+    """Per layer, the likeliest texts at the place of reply token `token` (logit lens): a view of the inside, not an attribution."""
+    from assistant.lm.scoring import ReplyScorer
+
+    if not turn.tokens or not turn.prompt_ids:
+        raise ExplanationError(f"turn {turn.id} has no generated reply to look into (it was blocked, or its text was erased)")
+    if not 0 <= token < len(turn.tokens):
+        raise ExplanationError(f"the reply has tokens 0 to {len(turn.tokens) - 1}, not {token}")
+    scorer = ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
+    return [[(engine.tokenizer.text_of(i), p) for i, p in layer] for layer in scorer.lens(token)]
+
+
+def _aim(engine: Engine, turn: Turn, scorer: ReplyScorer, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
+    """(the target, the pieces of its reply, the part of it to explain, its name if it is a comparison)."""
+    from assistant.lm.scoring import ReplyScorer
+    from explain.attributing import select
+    from explain.target import Difference
+    from explain.units import group
+
+    reply_ids = [t.id for t in turn.tokens]
+    reply = [_bytes(engine, i) for i in reply_ids]
+    part = {"token": question.token, "span": question.span, "sentence": question.sentence}
+    if question.against is not None:
+        return _against(engine, turn, question)
+    if question.contrast is None:
+        return scorer, reply, part, ""
+    units, name = select(group(reply, [""] * len(reply)), len(reply), **part)  # type: ignore[arg-type]
+    start, end = units[0].start, units[-1].end
+    text = "".join(unit.text for unit in units)
+    other = question.contrast
+    if text.startswith(" ") and not other.startswith(" "):
+        other = " " + other  # most tokens of alphabetic scripts bring their space along
+    ids = engine.tokenizer.encode(other)
+    if not ids:
+        raise ValueError("there is nothing to compare with: give a text after --contrast")
+    if ids == reply_ids[start:end]:
+        raise ValueError(f"{other!r} is what the reply says: compare with something else")
+    difference = Difference(
+        ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:end]),
+        ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:start] + ids),
+        range(start, end),
+        range(start, start + len(ids)),
+    )
+    label = f"{text.strip()} ≠ {other.strip()}"
+    return difference, [label.encode()], {}, f"{name}, rather than {other.strip()!r}"
+
+
+def _against(engine: Engine, turn: Turn, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
+    from assistant.lm.scoring import ReplyScorer
+    from explain.target import Difference
+
+    token, other = question.token, question.against
+    if token is None or not 0 <= token < len(turn.tokens):
+        raise ValueError("only one token of the reply can be compared with another: pick it first")
+    if other is None or not 0 <= other < engine.tokenizer.size or other == turn.tokens[token].id:
+        raise ValueError("this is no other token: pick one of the candidates")
+    before, chosen = [t.id for t in turn.tokens[:token]], turn.tokens[token].id
+    one, two = (ReplyScorer(engine.model, turn.prompt_ids, [*before, last]) for last in (chosen, other))
+    return Difference(one, two, [token], [token]), [_bytes(engine, chosen)], {}, f"token {token} not {other}"
+
+
+def _announce(target: Target, pieces: Sequence[bytes], question: Question, one_pass: float, progress: Progress) -> None:
+    """Say what a long explanation will take before it begins."""
+    from explain.attributing import FEATURES, METHODS
+    from explain.faithfulness import TESTS
+    from explain.problem import Problem
+    from explain.units import Unit
+
+    method = METHODS.get(question.method)
+    if method is None:
+        return
+    count = min(len(pieces), FEATURES) if question.level == "auto" else len(pieces)
+    about = Problem(target, [Unit("", 0, 0)] * count, [], samples=question.samples)
+    seconds = (method.cost(about) + TESTS) * one_pass * BATCHED
+    if seconds > LONG:
+        progress(f"explaining, about {seconds:.0f} s: a coarser level (sentence, turn) is faster", 0.0)
+
+
+def _bytes(engine: Engine, token: int) -> bytes:
+    return engine.tokenizer.bytes_of(token) or engine.tokenizer.text_of(token).encode()
+
+
+def coefficients(engine: Engine) -> Tensor | None:
+    """The fitted weight of every attention head, for this very model file."""
+    import torch
+
+    from safety.resources import data_path
+
+    for folder in (paths.data_dir() / "explain", data_path("explain")):
+        file = folder / f"attention-{engine.info.sha256[:12]}.json"
+        if file.exists():
+            return torch.tensor(json.loads(file.read_text(encoding="utf-8"))["coefficients"])
+    return None
+
+
+class _Partial:
+    """The subsets scored so far by a run that was stopped: masks and log-probabilities, no text, in the cache folder."""
+
+    def __init__(self, turn: Turn, question: Question) -> None:
+        asked = json.dumps([turn.id, question.token, question.span, question.sentence, question.contrast, question.against, question.level])
+        digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        self._file: Path = paths.cache_dir() / "explanations" / f"{turn.id}-{digest}.npz"
+        self.known: dict[bytes, Tensor] = {}
+        if self._file.exists():
+            self._load()
+
+    def _load(self) -> None:
+        import numpy as np
+        import torch
+
+        try:
+            with np.load(self._file, allow_pickle=False) as stored:
+                masks, rows = stored["masks"], torch.from_numpy(stored["rows"])
+            self.known = {mask.tobytes(): row for mask, row in zip(masks, rows, strict=True)}
+        except (OSError, ValueError, KeyError, EOFError):
+            self.remove()  # half written: begin anew
+
+    def save(self) -> None:
+        """Keep what is known. A full or read-only disk costs the time spent, nothing else."""
+        import numpy as np
+
+        if not self.known:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            masks = np.stack([np.frombuffer(key, dtype=np.bool_) for key in self.known])
+            np.savez(self._file, masks=masks, rows=np.stack([row.numpy() for row in self.known.values()]))
+            self._file.chmod(0o600)
+        except OSError:
+            return
+
+    def remove(self) -> None:
+        """Forget it."""
+        self._file.unlink(missing_ok=True)
+
+
+def self_check(scorer: ReplyScorer, turn: Turn) -> dict[str, float]:
     """The explainer must see the probabilities that the generator logged. Raises ExplanationError when it does not."""
     import torch
 
-    from assistant.lm.scoring import ReplyScorer
-
-    assert isinstance(scorer, ReplyScorer)
     mine = scorer.log_probs(torch.ones(1, scorer.prompt_length, dtype=torch.bool))[0].cpu()
     gaps = (mine - torch.tensor([t.logprob for t in turn.tokens])).abs()
     mean, worst = float(gaps.mean()), float(gaps.max())
@@ -91,14 +275,14 @@ def self_check(scorer: object, turn: Turn) -> dict[str, float]:
 def prompt_roles(engine: Engine, turn: Turn, history: Sequence[Turn]) -> list[str]:
     """For each prompt token `system`, `user`, `assistant`, or `format` for the template's own."""
     from assistant.pipeline import as_messages
-    from explain.attribute import FORMAT
+    from explain.attributing import FORMAT
 
     if turn.raw:
         # something must be left to predict from: the first token stays
         return [FORMAT] + ["user"] * (len(turn.prompt_ids) - 1)
     shown = [earlier for earlier in history if earlier.in_context]
     prompt = engine.render(as_messages(turn.system, shown, turn.prompt), reserve=turn.sampling.max_tokens)
-    if prompt.ids == turn.prompt_ids:
-        return [piece.role or FORMAT for piece in prompt.pieces]
+    if turn.prompt_ids[: len(prompt.ids)] == prompt.ids:  # what follows is the beginning of a reply that was gone on with
+        return [piece.role or FORMAT for piece in prompt.pieces] + ["assistant"] * (len(turn.prompt_ids) - len(prompt.ids))
     # an earlier turn was erased, or the context setting differs: only the control tokens are certain
     return [FORMAT if i in engine.tokenizer.control else "user" for i in turn.prompt_ids]

@@ -47,6 +47,7 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
         watts_per_core=settings.watts_per_core,
         languages=entry.languages if entry else None,
         chat_format=entry.chat_format if entry else "",
+        packed_folder=paths.cache_dir() / "packed",
         progress=progress,
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from assistant import language
+from assistant import continuing, language
 from assistant.events import Event, Finished, Moderated, Notice, Prefilled, PromptChecked, Text, Token, Withdrawn
 from assistant.turn import Finish, Message, ReplyToken, Sampling, Turn, Usage
 from safety.verdict import Action, Verdict
@@ -39,6 +39,8 @@ class Request:
     system: str = ""
     raw: bool = False
     """Continue the text itself, without a chat format."""
+    continues: str | None = None
+    """The turn whose cut reply is gone on with; prompt and parent must be that turn's. The new turn has the whole reply."""
 
 
 def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, cancel: threading.Event | None = None) -> Iterator[Event]:
@@ -66,10 +68,15 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     ids = engine.render_raw(prompt) if request.raw else engine.render(
         as_messages(request.system, history, prompt), reserve=request.sampling.max_tokens
     )  # fmt: skip
-    turn = replace(
-        turn, prompt_ids=ids.ids, notices=guard.notices(turn.language) + language.notices(turn.language, engine, ids, first=not history)
-    )
+    begun = ""
+    if request.continues:
+        cut = ledger.turn(request.continues)
+        ids, begun = continuing.open_reply(ids, cut, engine), cut.reply
+    notices = guard.notices(turn.language) + language.notices(turn.language, engine, ids, first=not history)
+    turn = replace(turn, prompt_ids=ids.ids, notices=notices)
     ledger.open_turn(turn)
+    if request.continues:
+        ledger.record_event("reply.continue", {"turn": turn.id, "continues": request.continues})
     for text in turn.notices:
         yield Notice(text)
 
@@ -80,6 +87,9 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     shown: list[str] = []
     output, finish = Verdict(Action.ALLOW), None
     try:
+        if begun and (release := moderator.feed(begun)).text:
+            shown.append(release.text)
+            yield Text(release.text)
         for token in generation:
             if not tokens:
                 yield Prefilled(generation.prompt_tokens, generation.cached_tokens, engine.context_length)

@@ -6,8 +6,8 @@ Creating a session is cheap and imports no torch; `load` does the heavy part and
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from assistant import pipeline
 from assistant.events import Event
@@ -15,8 +15,10 @@ from assistant.pipeline import Request
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
+    from assistant.deletion import Ablation
     from assistant.lm.engine import Engine
     from assistant.store.ledger import Ledger
+    from assistant.verdicts import Side
     from explain.attribution import Attribution
     from safety.guard import Guard
 
@@ -67,24 +69,64 @@ class Session:
         self,
         turn: str,
         *,
-        method: str = "ablation",
-        token: int | None = None,
-        level: str = "auto",
         progress: Progress = lambda what, fraction: None,
         cancel: threading.Event | None = None,
+        **question: Any,
     ) -> Attribution:
-        """Explain the reply of a logged turn, or its token number `token`, and keep the explanation in the ledger.
+        """Explain the reply of a logged turn, or the part of it that `question` asks for, and keep the explanation in the ledger.
 
-        Raises ExplanationError when the turn has no reply, its text was erased, or another model is loaded.
+        question: the fields of `explaining.Question` (method, token, span, sentence, contrast, against, level …). Raises
+        ExplanationError when the turn has no reply, its text was erased, another model is loaded, or the question makes no sense.
         """
-        from assistant.explaining import explain_turn
+        from assistant.explaining import Question, explain_turn
 
         engine = self.load_engine(progress)
         explained = self.ledger.turn(turn)
         history = self.ledger.thread(explained.parent)
         with self._busy:
-            attribution = explain_turn(
-                engine, explained, history, method=method, token=token, level=level, progress=progress, cancel=cancel
-            )
+            attribution = explain_turn(engine, explained, history, Question(**question), progress=progress, cancel=cancel)
         self.ledger.record_attribution(explained.id, attribution)
         return attribution
+
+    def explain_verdict(
+        self, turn: str, side: Side, *, counterfactual: bool = False, progress: Progress = lambda what, fraction: None
+    ) -> Attribution:
+        """Where the safety verdict on a turn's prompt or reply came from; kept in the ledger. Needs no model, only the guard."""
+        from assistant.loading import load_guard
+        from assistant.verdicts import explain_verdict
+
+        explained = self.ledger.turn(turn)
+        with self._busy:
+            self.guard = self.guard or load_guard(self.settings, progress)
+            attribution = explain_verdict(self.guard, explained, side, counterfactual=counterfactual)
+        self.ledger.record_attribution(explained.id, attribution)
+        return attribution
+
+    def lens(self, turn: str, token: int, progress: Progress = lambda what, fraction: None) -> list[list[tuple[str, float]]]:
+        """What each layer would have said at reply token `token`: its likeliest texts and their probabilities. Nothing is logged."""
+        from assistant.explaining import lens
+
+        engine = self.load_engine(progress)
+        with self._busy:
+            return lens(engine, self.ledger.turn(turn), token)
+
+    def ablate(self, turn: str, *, inputs: Sequence[str], part: Sequence[int], token: int) -> Ablation:
+        """Run the model once more without a part of the prompt (see `deletion.ablate_turn`), and keep the change in the ledger.
+
+        Raises ExplanationError.
+        """
+        from assistant.deletion import ablate_turn
+        from explain.attribution import Attribution
+
+        engine = self.load_engine()
+        explained = self.ledger.turn(turn)
+        history = self.ledger.thread(explained.parent)
+        with self._busy:
+            found = ablate_turn(engine, explained, history, inputs=inputs, part=part, token=token)
+        change = found.before - found.after
+        card = {"log_prob": found.before, "log_prob_without": found.after, "candidates": [[c.text, c.logprob] for c in found.candidates]}
+        written = explained.tokens[token].text
+        self.ledger.record_attribution(
+            explained.id, Attribution("deletion", f"token {token}", (found.removed,), (written,), ((change,),), card)
+        )
+        return found

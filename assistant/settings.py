@@ -51,7 +51,7 @@ class Settings:
     """The longest reply, in tokens."""
     context: int = 2048
     """The longest prompt plus reply, in tokens; never more than the model was trained for."""
-    theme: str = "textual-dark"
+    theme: str = "pellucid-dark"
     """Theme of the terminal application."""
     database: str = ""
     """Path of the ledger; empty takes the default place."""

@@ -2,4 +2,13 @@
 
 from explain.attribution import Attribution
 
-__all__ = ["Attribution"]
+__all__ = ["Attribution", "attribute"]
+
+
+def __getattr__(name: str) -> object:
+    """`from explain import attribute` loads torch only when it is asked for."""
+    if name == "attribute":
+        from explain.attributing import attribute
+
+        return attribute
+    raise AttributeError(f"module 'explain' has no attribute {name!r}")

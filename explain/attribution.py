@@ -24,6 +24,8 @@ class Attribution:
     """The quality card: method parameters, completeness, seconds, agreement with the generator."""
     input_roles: tuple[str, ...] = ()
     """Parallel to `input_tokens`: `system`, `user`, `assistant` or `format` (template tokens, never attributed)."""
+    errors: tuple[float, ...] = ()
+    """Standard error of each total, parallel to `input_tokens`, for methods that sample."""
 
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.output_tokens):
@@ -48,7 +50,7 @@ class Attribution:
             "output_tokens": list(self.output_tokens),
             "scores": [list(row) for row in self.scores],
             "quality": dict(self.quality),
-        }
+        } | ({"errors": list(self.errors)} if self.errors else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Attribution:
@@ -61,4 +63,5 @@ class Attribution:
             scores=tuple(tuple(float(x) for x in row) for row in data["scores"]),
             quality=dict(data["quality"]),
             input_roles=tuple(data.get("input_roles", ())),
+            errors=tuple(float(x) for x in data.get("errors", ())),
         )

@@ -7,35 +7,27 @@ the whole sequence again on top of the cache with current `transformers` and sil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
 
-import torch
 from captum.attr import FeatureAblation
 from torch import Tensor
 
-from explain.target import Target
-from explain.units import Unit
+from explain.problem import Problem, Scores
 
 NAME = "ablation"
 
 
-def forward_function(target: Target, features: Sequence[Unit], on_batch: Callable[[int], None]) -> Callable[[Tensor], Tensor]:
-    """(B, F) of ones and zeros → (B, T): reply log-probabilities with the features at 0 deleted from the prompt."""
-
-    def forward(present: Tensor) -> Tensor:
-        keep = torch.ones(len(present), target.prompt_length, dtype=torch.bool)
-        for column, unit in enumerate(features):
-            keep[:, unit.start : unit.end] = present[:, column].bool().unsqueeze(1)
-        scores = target.log_probs(keep)
-        on_batch(len(present))
-        return scores
-
-    return forward
+def ablate(problem: Problem) -> Scores:
+    """A row per output: its log-probability with everything there, minus the same without the feature, in nats."""
+    return Scores(problem.per_output(matrix(problem)), [unit.text for unit in problem.outputs], {"removal": "deleted"})
 
 
-def ablate(target: Target, features: Sequence[Unit], *, batch: int = 16, on_batch: Callable[[int], None] = lambda rows: None) -> Tensor:
-    """(T, F): log p(reply token) with everything there, minus the same without the feature, in nats."""
-    forward = forward_function(target, features, on_batch)
-    present = torch.ones(1, len(features))
-    result: Tensor = FeatureAblation(forward).attribute(present, baselines=0, perturbations_per_eval=min(batch, len(features)))
-    return result.reshape(target.reply_length, len(features)).float().cpu()
+def matrix(problem: Problem) -> Tensor:
+    """(T, F): the same for every single reply token."""
+    count = len(problem.features)
+    with warnings.catch_warnings():  # of a batch larger than the number of features
+        warnings.simplefilter("ignore")
+        result: Tensor = FeatureAblation(problem.forward).attribute(
+            problem.everything, baselines=0, perturbations_per_eval=min(problem.batch, count)
+        )
+    return result.reshape(problem.target.reply_length, count).float().cpu()

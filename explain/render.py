@@ -58,17 +58,28 @@ def card(attribution: Attribution) -> list[str]:
     """The quality card in words."""
     q = attribution.quality
     out = [f"quality: {q['grade']}"] if "grade" in q else []
+    if q.get("grade") == "not supported":
+        out.append("  this explanation is no better than a random one: do not rely on it")
     if "deletion_drop" in q:
         out.append(
             f"  without the {TOP} strongest pieces the reply loses {q['deletion_drop']:.2f} nats"
             f" (random pieces: {q['deletion_random_mean']:.2f})"
         )
+    if "insertion_rise" in q:
+        out.append(f"  the {TOP} strongest alone bring {q['insertion_rise']:.2f} nats (random pieces: {q['insertion_random_mean']:.2f})")
+    if attribution.errors:
+        out.append(f"  standard error of a score: at most {max(attribution.errors):.2f} nats")
+    if q.get("format_share") is not None:
+        out.append(f"  {q['format_share']:.0%} fell on template tokens, which are not shown")
+    if "counterfactual" in q:
+        out += [f"  {name}: {q['counterfactual'][name]}" for name in ("necessary", "sufficient", "flip")]
     if "completeness_error" in q:
         out.append(f"  the scores miss the true difference by {q['completeness_error']:.1%}")
     if "generator_gap_mean" in q:
         out.append(f"  explainer and generator differ by {q['generator_gap_mean']:.4f} nats a token")
     if "seconds" in q:
-        out.append(f"  {q.get('forwards', '?')} sequences, {q['seconds']:.1f} s")
+        cost = f"  {q['forwards']} sequences, {q['seconds']:.1f} s" if "forwards" in q else f"  {q['seconds']:.2f} s"
+        out.append(cost + (f", {q['joules']:.0f} J ({q['energy_source']})" if q.get("joules") is not None else ""))
     return out
 
 

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Neighbouring tokens `[start, end)` that form whole characters."""
+    """Neighbouring tokens `[start, end)` that form whole characters, and perhaps more tokens elsewhere that belong with them."""
 
     text: str
     start: int
     end: int
     role: str = ""
+    more: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """All tokens of the unit, as ranges."""
+        return ((self.start, self.end), *self.more)
 
 
 def group(pieces: Sequence[bytes], roles: Sequence[str]) -> list[Unit]:
@@ -47,21 +53,49 @@ def is_whole(data: bytes) -> bool:
     return True  # four continuation bytes in a row: broken anyway
 
 
+def characters(units: Sequence[Unit]) -> list[Unit]:
+    """Join units into words of Latin and other alphabetic scripts; every Han character is its own."""
+    return _merge(units, _same_word)
+
+
 def words(units: Sequence[Unit]) -> list[Unit]:
-    """Join units into words: a word begins after white space, at a change of script or role, and every Han character is its own."""
+    """Join units into words. A word begins after white space, at a change of script or role. Between Han characters, without a dictionary:
+    function words of one character stand alone, and what is left goes in pairs, the length of most Chinese words.
+    """
+    return _merge(units, lambda before, after: _same_word(before, after) or _same_han_word(before, after))
+
+
+def _merge(units: Sequence[Unit], joins: Callable[[str, str], bool]) -> list[Unit]:
     joined: list[Unit] = []
     for unit in units:
         last = joined[-1] if joined else None
-        if last is not None and last.role == unit.role and last.end == unit.start and _continues(last.text, unit.text):
+        if last is not None and last.role == unit.role and last.end == unit.start and joins(last.text, unit.text):
             joined[-1] = Unit(last.text + unit.text, last.start, unit.end, unit.role)
         else:
             joined.append(unit)
     return joined
 
 
-def _continues(before: str, after: str) -> bool:
-    """Whether `after` belongs to the word that `before` ends with."""
-    return before[-1:].isalnum() and after[:1].isalnum() and before[-1:].isascii() and after[:1].isascii()
+def _same_word(before: str, after: str) -> bool:
+    """Whether `after` belongs to the alphabetic word that `before` ends with."""
+    return before[-1:].isalnum() and after[:1].isalnum() and not _is_han(before[-1:]) and not _is_han(after[:1])
+
+
+_FUNCTION_WORDS = frozenset(
+    "的了在是我你他她它这那和与或就都也很不没有吗呢吧啊把被给对从到上下里中个一请为以之其而且但因所于着过得地会能要让用"
+)
+
+
+def _same_han_word(before: str, after: str) -> bool:
+    """Whether one Han character `after` completes a pair."""
+    one, two = before.strip(), after
+    return len(one) == len(two) == 1 and _is_han(one) and _is_han(two) and one not in _FUNCTION_WORDS and two not in _FUNCTION_WORDS
+
+
+def _is_han(character: str) -> bool:
+    return len(character) == 1 and (
+        "\u4e00" <= character <= "\u9fff" or "\u3400" <= character <= "\u4dbf" or "\U00020000" <= character <= "\U0003ffff"
+    )
 
 
 def sentences(units: Sequence[Unit]) -> list[Unit]:
@@ -72,6 +106,21 @@ def sentences(units: Sequence[Unit]) -> list[Unit]:
 def turns(units: Sequence[Unit]) -> list[Unit]:
     """Join all neighbouring units of one role: whole messages."""
     return _join(units, lambda text: False)
+
+
+def roles(units: Sequence[Unit]) -> list[Unit]:
+    """Join everything said in one role, wherever it stands. Template tokens (role `format`) stay where they are."""
+    first: dict[str, int] = {}
+    joined: list[Unit] = []
+    for unit in turns(units):
+        if unit.role in first and unit.role != "format":
+            at = first[unit.role]
+            one = joined[at]
+            joined[at] = Unit(f"{one.text} … {unit.text}", one.start, one.end, one.role, (*one.more, *unit.spans))
+        else:
+            first[unit.role] = len(joined)
+            joined.append(unit)
+    return joined
 
 
 _SENTENCE_ENDS = tuple(".!?。！？；…")
@@ -90,7 +139,7 @@ def _join(units: Sequence[Unit], ends: Callable[[str], bool]) -> list[Unit]:
 
 
 LEVELS: dict[str, Callable[[Sequence[Unit]], list[Unit]]] = {
-    "token": list, "word": words, "sentence": sentences, "turn": turns,
+    "token": list, "character": characters, "word": words, "sentence": sentences, "turn": turns, "role": roles,
 }  # fmt: skip
 
 

@@ -46,6 +46,8 @@ class Policy:
     tiers: Mapping[tuple[Role, str], Tiers]
     detectors: Mapping[tuple[Role, str], Action]
     files: tuple[Path, ...]
+    show_anyway: frozenset[str] = frozenset()
+    """A reply that was withdrawn for nothing but these categories may be shown to the person who insists."""
 
 
 def names() -> list[str]:
@@ -77,7 +79,10 @@ def load_policy(name: str) -> Policy:
     limit = data.get("max_characters")
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise PolicyError(f"{files[0]}: max_characters must be a whole number above 0; correct it")
-    return Policy(Path(name).stem, limit, data.get("description", {}), tiers, detectors, files)
+    show = data.get("show_anyway", [])
+    if not isinstance(show, list) or not all(name in CATEGORIES for name in show):
+        raise PolicyError(f"{files[0]}: show_anyway must be a list of categories ({', '.join(CATEGORIES)}); correct it")
+    return Policy(Path(name).stem, limit, data.get("description", {}), tiers, detectors, files, frozenset(show))
 
 
 def _tiers(entry: Any, where: str) -> Tiers:

@@ -169,7 +169,7 @@ def _rule(entry: Any, lists: dict[str, list[str]], chinese: bool, where: str) ->
         category=entry["category"],
         score=_SCORES[entry["tier"]],
         scope=scope,
-        anchors=tuple(dict.fromkeys(anchors)),
+        anchors=tuple(dict.fromkeys(word.lower() for word in anchors)),  # texts are looked at in lower case
         patterns=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry["patterns"]),
         unless=tuple(_compile(p, lists, chinese, False, bare, where) for p in entry.get("unless", [])),
         squeezed=tuple(_compile(p, lists, chinese, True, bare, where) for p in entry["patterns"] if entry.get("squeeze")),
@@ -197,6 +197,9 @@ def _words(item: str, lists: dict[str, list[str]], where: str) -> list[str]:
     return words
 
 
+_CAPITAL = re.compile(r"(?<!\\)[A-Z]")
+
+
 def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: bool, bare: bool, where: str) -> re.Pattern[str]:
     def named(match: re.Match[str]) -> str:
         if match[1] not in lists:
@@ -211,7 +214,7 @@ def _compile(pattern: str, lists: dict[str, list[str]], chinese: bool, squeeze: 
     if not (chinese or squeeze or bare):
         source = rf"(?<!\w)(?:{source})(?!\w)"
     try:
-        return re.compile(source)
+        return re.compile(source, re.IGNORECASE if _CAPITAL.search(source) else re.NOFLAG)
     except re.error as error:
         raise RuleError(f"{where}: the pattern {pattern!r} is no regular expression: {error}; correct it") from error
 

@@ -37,6 +37,10 @@ def tiny_parts(*, layers=2, width=32, heads=4, kv=2, ffn=48, context=512, seed=0
             p + "ffn_gate.weight": weight(ffn, width), p + "ffn_up.weight": weight(ffn, width),
             p + "ffn_down.weight": weight(width, ffn),
         }  # fmt: skip
+        if arch == "qwen2":
+            tensors |= {f"{p}attn_{n}.bias": weight(count * d) for n, count in (("q", heads), ("k", kv), ("v", kv))}
+        if arch == "qwen3":
+            tensors |= {f"{p}attn_{n}_norm.weight": 1 + weight(d) for n in "qk"}
     metadata = {
         "general.architecture": arch, "general.name": "tiny", "general.languages": ["en"],
         f"{arch}.block_count": layers, f"{arch}.context_length": context, f"{arch}.embedding_length": width,

@@ -125,12 +125,12 @@ def _load(file: _Readable, connection: sqlite3.Connection, progress: Progress) -
     version, size = header.get("schema_version"), header.get("size")
     if not isinstance(version, int) or not 1 <= version <= migrations.newest_version():
         raise ImportRefused(f"the export has schema {version!r}, which this Pellucid does not know: update it")
-    state = _State(bulk.Loader(connection))
     with bulk.loading(connection):
         migrations.migrate(as_database(connection), version)
-        with bulk.unguarded(connection):
+        with bulk.unguarded(connection), bulk.Loader(connection) as loader:
+            state = _State(loader)
             footer = _records(entries, state, size if isinstance(size, int) else 0, progress)
-            state.loader.finish()
+            loader.finish()
             _finish(connection, state, header, footer)
     return state.result
 
@@ -143,13 +143,13 @@ def _records(entries: Iterator[dict[str, Any]], state: _State, size: int, progre
                 raise ImportRefused("there is something after the footer of the export")
             return _take(entry, "footer")
         _record(entry, state)
-        if state.loader.tree.size % 1000 == 0:
-            progress(state.loader.tree.size, max(size, state.loader.tree.size))
+        if state.loader.size % 1000 == 0:
+            progress(state.loader.size, max(size, state.loader.size))
     raise ImportRefused("the export is cut off: it has no footer")
 
 
 def _record(entry: dict[str, Any], state: _State) -> None:
-    seq = state.loader.tree.size + 1
+    seq = state.loader.size + 1
     text, kept = entry.get("record"), entry.get("content")
     if entry.get("seq") != seq or not isinstance(text, str) or not isinstance(kept, dict):
         raise ImportRefused(f"record {seq} of the export is missing, or out of order")

@@ -2,7 +2,7 @@
 
 It holds the turn's records, for each its path up to the root of a checkpoint, and (when asked for) texts with their
 salts, so that the holder can show what was said. Whoever has the checkpoint from elsewhere, or the signer's key, can
-check it offline.
+check it offline. As a file it is a C2SP proof (see `tlog_proof`) or JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant.audit import signing
+from assistant.audit import signing, tlog_proof
 from assistant.errors import LedgerError, PellucidError
 from assistant.store import canonical
 from assistant.store.checkpoint import Checkpoint
@@ -76,11 +76,12 @@ def make_receipt(ledger: Ledger, turn_id: str, *, contents: bool = False) -> dic
 
 
 def read_receipt(path: Path) -> Any:
-    """The JSON of a receipt file. Raises ReceiptError."""
+    """The receipt in a file, a C2SP proof or JSON. Raises ReceiptError."""
     try:
         if path.stat().st_size > _LARGEST:
             raise ReceiptError(f"{path} is too large for a receipt")
-        value = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        value = tlog_proof.read(text) if text.startswith(tlog_proof.FIRST_LINE) else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ReceiptError(f"{path} cannot be read as a receipt: {error}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:

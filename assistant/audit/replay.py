@@ -116,6 +116,8 @@ class Replay:
     safety: Mapping[str, str] = field(default_factory=dict)
     """For `prompt` and `reply`: `same`, or what the guard decides now, or why that cannot be said."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[tuple[float, float]] = ()
+    """For every reply token: difference of log-probability, margin."""
 
     @property
     def is_faithful(self) -> bool:
@@ -125,10 +127,16 @@ class Replay:
         )
         return good and not any(answer.startswith("now ") for answer in self.safety.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result under its public JSON names; an infinite margin is null."""
-        margin = self.worst_margin if math.isfinite(self.worst_margin) else None
-        return {**asdict(self), "outcome": self.outcome.value, "worst_margin": margin, "faithful": self.is_faithful}
+    def to_dict(self, *, steps: bool = False) -> dict[str, Any]:
+        """The result under its public JSON names, with `steps` token by token; what is infinite or no number is null."""
+        margin = _finite(self.worst_margin)
+        out = {**asdict(self), "outcome": self.outcome.value, "worst_margin": margin, "faithful": self.is_faithful}
+        out["steps"] = [{"delta_logprob": _finite(delta), "margin": _finite(margin)} for delta, margin in self.steps]
+        return out if steps else {name: value for name, value in out.items() if name != "steps"}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def replay(ledger: Ledger, turn_id: str, engine: Replayable | None, guard: Judge | None = None, *, exact: bool = False) -> Replay:
@@ -148,6 +156,7 @@ def replay(ledger: Ledger, turn_id: str, engine: Replayable | None, guard: Judge
     return Replay(
         turn.id, outcome, reason, len(deltas), sum(margin > 0 for margin in margins), max(margins), max(deltas),
         sum(deltas) / len(deltas), rendered, rescored.ended, safety, rescored.environment,
+        tuple(zip(deltas, margins, strict=True)),
     )  # fmt: skip
 
 

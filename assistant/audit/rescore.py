@@ -55,7 +55,7 @@ class EngineReplay:
         steps: list[Step] = []
         for step, token in enumerate(reply):
             logits = next(rows)
-            logprob = float(torch.log_softmax(logits, 0)[token])
+            logprob = float(logits[token] - torch.logsumexp(logits, 0))  # as `generate` logs it, to the last bit
             steps.append(Step(logprob, margin(logits, reply[:step], token, turn.sampling, slack)))
         ended = None
         if turn.finish == "stop" and not turn.sampling.stop:

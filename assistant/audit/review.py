@@ -134,6 +134,7 @@ def training_rows(ledger: Ledger, only: Sequence[Review] | None = None) -> Itera
             "label": review.label,
             "role": "prompt" if review.side == "prompt" else "response",
             "category": review.category,
+            "kind": _kind(review),
             "set": "reviews",
             "source": "pellucid audit review",
             "verdict": review.verdict,
@@ -142,6 +143,13 @@ def training_rows(ledger: Ledger, only: Sequence[Review] | None = None) -> Itera
         if review.side == "reply":
             row["context"] = turn.prompt
         yield row
+
+
+def _kind(review: Review) -> str:
+    """What the classifier's training calls such a text: one that was wrongly flagged is a borderline case."""
+    if review.label == "unsafe":
+        return "harmful"
+    return "borderline_safe" if review.was_flagged else "benign"
 
 
 def reply_as_generated(turn: Turn) -> str:

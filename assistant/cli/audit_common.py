@@ -66,6 +66,14 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(command)
 
 
+def log_export_option(command: F) -> F:
+    """`--log-export`, for everything that takes texts out of the log."""
+    return click.option(
+        "--log-export/--no-log-export", default=True, show_default=True,
+        help="Note in the log itself that it was exported; leave a copy that is evidence untouched with --no-log-export.",
+    )(command)  # fmt: skip
+
+
 def filter_options(command: F) -> F:
     """The options that narrow a list or a search."""
     for option in reversed((
@@ -122,6 +130,15 @@ def open_ledger(db: Path | None, *, write: bool = False) -> Ledger:
             command = context.command_path.split(" ", 1)[-1]
             ledger.record_event("access", {"command": command, "reader": ledger.pseudonym()})
     return Ledger.open(path, read_only=not write)
+
+
+def note_export(db: Path | None, form: str, wanted: bool, which: Any = None, **fields: Any) -> None:
+    """Log an export before it is made, where that is `wanted`."""
+    from assistant import settings
+    from assistant.audit.events import note_export as note
+
+    if wanted:
+        note(db or settings.load().database_path, form, which, say=say, **fields)
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from assistant.cli.audit_common import database_options, open_ledger, plain, print_json, say
+from assistant.cli.audit_common import database_options, log_export_option, note_export, open_ledger, plain, print_json, say
 
 
 @click.command()
@@ -38,11 +38,13 @@ def doctor(ctx: click.Context, db: Path | None, as_json: bool, repair: bool) -> 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@log_export_option
 @database_options
-def backup(db: Path | None, as_json: bool, file: Path) -> None:
+def backup(db: Path | None, as_json: bool, file: Path, log_export: bool) -> None:
     """Copy the log to FILE while the chat goes on. The copy is complete, checked, and readable by you alone."""
     from assistant.audit.doctor import backup as run
 
+    note_export(db, "backup", log_export, texts=True)
     with open_ledger(db) as ledger:
         size = run(ledger, file)
     print_json({"written": str(file), "bytes": size}) if as_json else say(f"written: {file} ({size} bytes)")

@@ -11,6 +11,8 @@ import click
 from assistant.cli.audit_common import (
     database_options,
     filter_options,
+    log_export_option,
+    note_export,
     open_ledger,
     plain,
     print_json,
@@ -27,12 +29,16 @@ from assistant.errors import UsageError
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write (0600); stdout when not given.")
 @click.option("--with-content", is_flag=True, help="otlp: include prompts and replies, which are left out otherwise.")
+@log_export_option
 @filter_options
 @database_options
-def export(db: Path | None, as_json: bool, form: str, output: Path | None, with_content: bool, **filters: Any) -> None:
+def export(
+    db: Path | None, as_json: bool, form: str, output: Path | None, with_content: bool, log_export: bool, **filters: Any
+) -> None:  # fmt: skip
     """Write the log out. An existing file is replaced only when everything was written.
 
-    jsonl is the whole log with its hashes; beside the file goes a verifier that needs nothing but Python.
+    That something was exported is noted in the log first. jsonl is the whole log with its hashes; beside the file goes a
+    verifier that needs nothing but Python.
     """
     from assistant.audit.export import datasette, jsonl, otlp, page, table
     from assistant.audit.export.target import writing
@@ -41,10 +47,12 @@ def export(db: Path | None, as_json: bool, form: str, output: Path | None, with_
     which = Filter(**filters)
     if form == "jsonl" and not which.is_empty:
         raise UsageError("jsonl is always the whole log, or it could not be verified: filter another format")
+    if form == "datasette" and output is None:
+        raise UsageError("a database cannot go to stdout: give a file with -o")
+    note_export(db, form, log_export, which, texts=form != "otlp" or with_content)
     with open_ledger(db) as ledger:
         if form == "datasette":
-            if output is None:
-                raise UsageError("a database cannot go to stdout: give a file with -o")
+            assert output is not None
             say(f"written: {output} ({datasette.write(ledger, output, which)} turns)")
             return
         lines: Iterator[str] = {
@@ -71,13 +79,19 @@ def export(db: Path | None, as_json: bool, form: str, output: Path | None, with_
 @click.argument("file", type=click.Path(path_type=Path))
 @database_options
 def import_(db: Path | None, as_json: bool, file: Path) -> None:
-    """Make a log from a jsonl export: all of it, with the same root, or nothing. `--db` names the new file."""
+    """Make a log from a jsonl export: all of it, with the same root, or nothing. `--db` names the new file.
+
+    A record that says so follows the imported ones.
+    """
     from dataclasses import asdict
 
     from assistant import settings
+    from assistant.audit.events import note_import
     from assistant.audit.importing import import_jsonl
 
-    result = import_jsonl(file, db or settings.load().database_path, progress_bar("importing"))
+    path = db or settings.load().database_path
+    result = import_jsonl(file, path, progress_bar("importing"))
+    note_import(path, result.size, result.root)
     if as_json:
         print_json(asdict(result))
     else:

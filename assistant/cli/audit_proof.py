@@ -44,6 +44,7 @@ def verify(
 
     Exit code 0: all is well. 1: something that only repeats the log is wrong. 3: unreadable. 4: tampered.
     """
+    from assistant.audit.verify import all_processors
     from assistant.audit.verify import verify as run
 
     with open_ledger(db) as ledger:
@@ -53,6 +54,7 @@ def verify(
             checkpoints=checkpoints,
             outside=outside,
             key=key,
+            processes=all_processors(),
             progress=progress_bar("verifying"),
         )
     if as_json:
@@ -107,7 +109,11 @@ def checkpoint(db: Path | None, as_json: bool, key: Path | None, method: Any, ou
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write (0600); stdout when not given.")
 @database_options
 def receipt(db: Path | None, as_json: bool, turn: str, with_content: bool, output: Path | None) -> None:
-    """Prove that a turn stands in the log: a file that anybody can check without the log."""
+    """Prove that a turn stands in the log: a file that anybody can check without the log.
+
+    The file is a C2SP transparency log proof (name it NAME.tlog-proof), or JSON with --json.
+    """
+    from assistant.audit import tlog_proof
     from assistant.audit.export.target import writing
     from assistant.audit.receipt import is_covered, make_receipt
 
@@ -116,12 +122,12 @@ def receipt(db: Path | None, as_json: bool, turn: str, with_content: bool, outpu
     if value is None:
         with open_ledger(db, write=True) as ledger:  # a checkpoint that covers the turn is still to be made
             value = make_receipt(ledger, turn, contents=with_content)
-    text = json_text(value, indent=2)
+    text = json_text(value, indent=2) + "\n" if as_json else tlog_proof.write(value)
     if output is None:
-        click.echo(text)
+        click.echo(text, nl=False)
         return
     with writing(output) as file:
-        file.write(text + "\n")
+        file.write(text)
     say(f"written: {output}")
 
 
@@ -132,7 +138,7 @@ def receipt(db: Path | None, as_json: bool, turn: str, with_content: bool, outpu
 @json_option
 @click.pass_context
 def check_receipt(ctx: click.Context, file: Path, as_json: bool, checkpoint: Path | None, key: Path | None) -> None:
-    """Check a receipt without the log. FILE is what `audit receipt` wrote."""
+    """Check a receipt without the log. FILE is what `audit receipt` wrote, in either form."""
     from assistant.audit import signing
     from assistant.audit.receipt import check_receipt as run
     from assistant.audit.receipt import read_receipt

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Which sample.")
 @click.option("--exact", is_flag=True, help="Generate token by token as then, to find bit for bit the same.")
 @click.option("--model", help="The model file to replay with; the logged model is looked up otherwise.")
+@click.option("--tokens", "by_token", is_flag=True, help="Also every token: difference of log-probability, margin.")
 @click.option("--safety/--no-safety", default=True, help="Also judge prompts and replies again.")
 @database_options
 @click.pass_context
 def replay(
     ctx: click.Context, db: Path | None, as_json: bool, turns: tuple[str, ...], sample: int | None, seed: int, exact: bool,
-    model: str | None, safety: bool,
+    model: str | None, by_token: bool, safety: bool,
 ) -> None:  # fmt: skip
     """Score logged replies again with the logged model, seed and sampling, and judge their safety again.
 
@@ -39,6 +40,7 @@ def replay(
     if not turns and sample is None:
         raise UsageError("say which turn to replay, or --sample N for a sample of the log")
     results: list[Replay] = []
+    texts: list[list[str]] = []
     with open_ledger(db) as ledger:
         ids = [ledger.turn(turn).id for turn in turns]
         if sample is not None:
@@ -51,12 +53,15 @@ def replay(
             engine = engines.engine(turn.model) if turn.tokens and not turn.erased else None
             guard = engines.guard(turn.prompt_verdict.policy) if safety else None
             results.append(run(ledger, id_, engine, guard, exact=exact))
+            texts.append([token.text for token in turn.tokens])
             show(done, len(ids))
     if as_json:
-        print_json([result.to_dict() for result in results])
+        print_json([result.to_dict(steps=by_token) for result in results])
     else:
-        for result in results:
+        for result, words in zip(results, texts, strict=True):
             click.echo(plain(_line(result)))
+            for number, ((delta, margin), word) in enumerate(zip(result.steps, words, strict=False) if by_token else ()):
+                click.echo(plain(f"{number:>6}  Δlogp {delta:<10.3g} margin {margin:<10.3g} {word!r}"))
         if len(results) > 1:
             tally = {result.outcome.value: sum(other.outcome == result.outcome for other in results) for result in results}
             say(", ".join(f"{count} {name}" for name, count in tally.items()))

@@ -14,6 +14,8 @@ from assistant.cli.audit_common import (
     database_options,
     fit,
     json_text,
+    log_export_option,
+    note_export,
     open_ledger,
     plain,
     print_json,
@@ -86,14 +88,16 @@ def list_reviews(db: Path | None, as_json: bool) -> None:
 
 @review.command("export")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write (0600); stdout when not given.")
+@log_export_option
 @database_options
-def export_reviews(db: Path | None, as_json: bool, output: Path | None) -> None:
+def export_reviews(db: Path | None, as_json: bool, output: Path | None, log_export: bool) -> None:
     """The labelled texts as JSON lines, as `pellucid safety train` reads them. The texts leave the log: mind where
     to.
     """
     from assistant.audit.export.target import writing
     from assistant.audit.review import training_rows
 
+    note_export(db, "training", log_export, texts=True)
     with open_ledger(db) as ledger:
         rows = list(training_rows(ledger))
     if as_json:

@@ -94,6 +94,20 @@ def audit(turns: int, folder: str | None, as_json: bool) -> None:
         click.echo("\n".join(measure.table(figures)))
 
 
+@bench.command()
+@click.option("--turns", type=click.IntRange(10, 100_000), default=500, show_default=True, help="How long the memory test talks.")
+@json_option
+def tui(turns: int, as_json: bool) -> None:
+    """What the terminal application costs and how soon it answers, against its goals."""
+    from assistant.benchmarks import tui as measure
+
+    figures = measure.bench(turns)
+    if as_json:
+        echo_json({name: {"value": value, "goal": measure.GOALS.get(name, (None,))[0]} for name, value in figures.items()})
+    else:
+        click.echo("\n".join(measure.table(figures)))
+
+
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The figures on stdout: one line each, or one JSON object."""
     if as_json:

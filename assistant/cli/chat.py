@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from assistant.cli.common import db_option, load_settings, model_options
 from assistant.errors import UsageError
+from assistant.tui.terminal import in_browser
 
 
 @click.command()
@@ -26,7 +28,7 @@ def chat(conversation: str | None = None, db: str | None = None, plain: bool = F
 
         with open_ledger(settings) as ledger:
             sys.exit(run_plain(Session(settings, ledger), conversation=conversation))
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not in_browser(os.environ) and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the terminal application needs a terminal: use `pellucid ask TEXT` in scripts and pipes")
     from assistant.tui.app import run
 

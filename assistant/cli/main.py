@@ -13,6 +13,7 @@ from assistant.errors import PellucidError
 
 COMMANDS = {
     "chat": "Talk to the model in the terminal application (also what `pellucid` alone does).",
+    "serve": "Open the terminal application in a browser on this machine.",
     "ask": "Ask one question; the reply goes to stdout.",
     "explain": "Show which words of the prompt a logged reply came from.",
     "moderate": "Judge texts without generating anything.",
@@ -20,6 +21,7 @@ COMMANDS = {
     "audit": "Look into the log: list, show, search, verify, export and more.",
     "config": "Show and change the settings.",
     "safety": "Train and evaluate the safety classifier.",
+    "evaluate": "Measure quality on data: how faithful explanations are.",
     "bench": "Measure this installation on this machine.",
 }
 

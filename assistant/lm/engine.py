@@ -14,7 +14,7 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import weights
+from assistant.lm import prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import Decoder
 from assistant.lm.energy import Meter
@@ -74,9 +74,13 @@ class Engine:
         watts_per_core: float = 5.0,
         languages: Sequence[str] | None = None,
         chat_format: str = "",
+        packed_folder: Path | None = None,
         progress: Progress = lambda what, fraction: None,
     ) -> Engine:
-        """Load a .gguf file. Raises ModelError when it is missing, damaged, not understood, or does not fit into memory."""
+        """Load a .gguf file; packed weights are kept in `packed_folder` for the next time.
+
+        Raises ModelError when it is missing, damaged, not understood, or does not fit into memory.
+        """
         began = time.perf_counter()
         torch.set_num_threads(thread_count or threads.available_cores())
         name = name or path.stem
@@ -86,11 +90,11 @@ class Engine:
         config = weights.read_config(file)
         if config.vocab_size != tokenizer.size:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
-        target = pick_device(device)
+        target, sha256 = pick_device(device), sha256_of(path)
         kind = pick_dtype(dtype, target, weights.packable(file, config))
         try:
             model, packed = weights.load(
-                file, config, DENSE[kind], target, pack=kind == "int4",
+                file, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -106,7 +110,7 @@ class Engine:
             model,
             packed,
             tokenizer,
-            ModelInfo(name, sha256_of(path), kind, str(target)),
+            ModelInfo(name, sha256, kind, str(target)),
             template=template if isinstance(template, str) else None,
             begin=begin,
             languages=languages,
@@ -115,6 +119,10 @@ class Engine:
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
         )
+
+    def meter(self) -> Meter:
+        """A new energy meter for work of this engine."""
+        return Meter(self._watts)
 
     @property
     def neutral_id(self) -> int:
@@ -182,7 +190,7 @@ class Engine:
             tokenizer=self.tokenizer,
             eos=eos,
             room=self.context_length - len(ids),
-            meter=Meter(self._watts),
+            meter=self.meter(),
             load_seconds=load_seconds,
             cancel=cancel,
         )
@@ -203,9 +211,13 @@ class Engine:
             if past:  # a query at position p looks at keys 0 … p
                 mask = torch.arange(past + new, device=self.device) <= positions.unsqueeze(1)
                 mask = mask.view(1, 1, new, past + new)
-            hidden = self.model(torch.tensor([chunk], device=self.device), positions=positions.unsqueeze(0), mask=mask, cache=self.cache)
+            if prefill.suits(self.model):
+                last = prefill.read(self.model, torch.tensor(chunk), self.cache, mask)
+            else:
+                batch = torch.tensor([chunk], device=self.device)
+                last = self.model(batch, positions=positions.unsqueeze(0), mask=mask, cache=self.cache)[0, -1]
             self.cache.advance(chunk)
-        logits: Tensor = self.model.logits(hidden[0, -1])
+        logits: Tensor = self.model.logits(last)
         return logits, cached
 
 

@@ -137,9 +137,9 @@ class Generation:
         step = self._count
         kept = sampler.truncate(logits, reply, self._sampling)
         token = sampler.draw(kept, self._sampling, step)
-        logp = torch.log_softmax(logits, 0)
-        entropy = float(-(logp.exp() * logp).sum())
-        best, ids = torch.topk(logp, CANDIDATES)
-        candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best.tolist(), strict=True))
-        chosen = float(logp[token])
+        total = torch.logsumexp(logits, 0)  # log p = logit − total
+        values, ids = torch.topk(logits, CANDIDATES)
+        spread = total - torch.dot(torch.exp(logits - total), logits)
+        chosen, entropy, *best = torch.cat([torch.stack([logits[token] - total, spread]), values - total]).tolist()
+        candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best, strict=True))
         return token, lambda text: ReplyToken(step, token, text, chosen, entropy, candidates)

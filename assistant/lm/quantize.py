@@ -31,8 +31,8 @@ def dequantise(info: TensorInfo, raw: Bytes) -> Tensor:
     """The tensor as float32, in its torch shape. Raises GGUFError when a weight is not a finite number."""
     if info.type is Type.Q4_1 or info.type is Type.Q4_0:
         q, d, m = _nibbles(info, raw)
-        values = q.float().sub_(8.0 if m is None else 0.0).mul_(d.unsqueeze(-1))
-        dense = values if m is None else values.add_(m.unsqueeze(-1))
+        offset = -8.0 * d if m is None else m
+        dense = torch.addcmul(offset.unsqueeze(-1), q.float(), d.unsqueeze(-1))
     elif info.type is Type.Q8_0:
         blocks = torch.from_numpy(raw.copy()).view(-1, 34)
         d = blocks[:, :2].contiguous().view(torch.float16).float()
@@ -92,5 +92,7 @@ def _nibbles(info: TensorInfo, raw: Bytes) -> tuple[Tensor, Tensor, Tensor | Non
     blocks = torch.from_numpy(raw.copy()).view(-1, header + 16)
     scales = blocks[:, :header].contiguous().view(torch.float16).float()
     codes = blocks[:, header:]
-    q = torch.cat([codes & 15, codes >> 4], 1)
+    q = torch.empty(len(codes), 32, dtype=torch.uint8)
+    torch.bitwise_and(codes, 15, out=q[:, :16])
+    torch.bitwise_right_shift(codes, 4, out=q[:, 16:])
     return q, scales[:, 0], scales[:, 1] if header == 4 else None

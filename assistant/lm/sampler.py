@@ -20,7 +20,9 @@ from torch import Tensor
 
 from assistant.turn import Sampling
 
-NAME = "gumbel-sha256/1"  # written into the ledger; change it when the arithmetic changes
+NAME = "gumbel-sha256/2"  # written into the ledger; change it when the arithmetic changes
+HEAD = 256
+"""Truncation first looks at this many of the likeliest tokens; only a flatter distribution makes it sort the whole vocabulary."""
 PENALTY_WINDOW = 64
 """The repetition penalty looks at this many tokens of the reply before the new one; never at the prompt, whose words a reply needs."""
 
@@ -51,14 +53,25 @@ def truncate(logits: Tensor, reply: Sequence[int], sampling: Sampling) -> Kept:
         best = logits.argmax().view(1)
         return Kept(best, logits[best])
     k = min(sampling.top_k or len(logits), len(logits))
-    values, ids = torch.topk(logits, k) if k < len(logits) else torch.sort(logits, descending=True, stable=True)
-    if sampling.top_p < 1 or sampling.min_p > 0:
-        p = torch.softmax(values, 0)
+    if sampling.top_p == 1 and sampling.min_p == 0:
+        values, ids = torch.topk(logits, k)
+        return Kept(ids, values)
+    whole = k == len(logits)
+    size = min(k, HEAD)
+    total = torch.logsumexp(logits, 0) if whole else None  # top-p and min-p look at what top-k left
+    while True:
+        values, ids = torch.topk(logits, size) if size < len(logits) else torch.sort(logits, descending=True, stable=True)
+        if total is None:
+            total = torch.logsumexp(values if size == k else torch.topk(logits, k).values, 0)
+        p = torch.exp(values - total)
         # keep a token while the probability before it is below top_p
         keep = (p.cumsum(0) - p < sampling.top_p) & (p >= sampling.min_p * p[0])
         keep[0] = True
         n = int(keep.sum())  # both conditions hold for a prefix
-        values, ids = values[:n], ids[:n]
+        if n < size or size == k:
+            break
+        size = k
+    values, ids = values[:n], ids[:n]
     return Kept(ids, values)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assistant.lm.kv_cache import Recording
-from assistant.lm.transformer import Transformer
+from assistant.lm.transformer import Transformer, rms_norm
 
 ROW_BYTES = 256 << 20
 """Logits held at once while scoring; more rows are taken one after another."""
@@ -63,11 +64,41 @@ class ReplyScorer:
         rows = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))  # (B, T, D)
         return torch.cat([self._pick(part) for part in rows.split(self._rows_at_once())])
 
-    def log_probs_of(self, ids: Tensor) -> Tensor:
-        """ids (B, P + T) in place of the real ones → (B, T), differentiable with respect to the embedding's output."""
-        hidden = self.model(embeddings=self.model.embedding(ids[:, :-1]).float())
-        self.forwards += len(ids)
+    @property
+    def prompt_ids(self) -> Tensor:
+        """(P,) the prompt."""
+        return self.ids[: self.prompt_length]
+
+    def log_probs_of(self, prompt_ids: Tensor) -> Tensor:
+        """prompt_ids (B, P) in place of the real ones → (B, T), differentiable with respect to the embedding's output."""
+        reply = self.ids[self.prompt_length : -1].expand(len(prompt_ids), -1)
+        # the reply's vectors do not pass through the layer, so that a hook on it sees and replaces the prompt's alone
+        after = F.embedding(reply, self.model.embedding.weight)
+        hidden = self.model(embeddings=torch.cat([self.model.embedding(prompt_ids), after], 1).float())
+        self.forwards += len(prompt_ids)
         return self._pick(hidden[:, self.prompt_length - 1 :])
+
+    @torch.inference_mode()
+    def attention(self, *, everywhere: bool = False) -> Tensor:
+        """(layers, H, T, P + T − 1): the attention weights of the positions that predict the reply, or of all positions."""
+        seen = Attention(0 if everywhere else self.prompt_length - 1)
+        self.model(self.ids[:-1].unsqueeze(0), observer=seen)
+        self.forwards += 1
+        return torch.stack(seen.weights)
+
+    @torch.inference_mode()
+    def lens(self, token: int, top: int = 5) -> list[list[tuple[int, float]]]:
+        """What each layer would already say at the place of reply token `token`: its likeliest ids and their probabilities.
+
+        The residual stream after each layer through the last norm and the output matrix (the logit lens, nostalgebraist 2020): a view of
+        the inside, not an attribution.
+        """
+        seen = Hidden(self.prompt_length - 1 + token)
+        self.model(self.ids[: self.prompt_length + token].unsqueeze(0), observer=seen)
+        self.forwards += 1
+        states = rms_norm(torch.stack(seen.states), self.model.norm, self.model.config.norm_eps)
+        p, ids = torch.softmax(self.model.logits(states), -1).topk(top)
+        return [list(zip(i, q, strict=True)) for i, q in zip(ids.tolist(), p.tolist(), strict=True)]
 
     def _pick(self, hidden: Tensor) -> Tensor:
         """(B, T, D) → log-probability of the reply's own tokens (B, T)."""
@@ -84,3 +115,38 @@ class ReplyScorer:
             self.model(self.ids[: self.prompt_length].unsqueeze(0), cache=self._unchanged)
             self.forwards += 1
         return self._unchanged
+
+
+class Attention:
+    """An `Observer` that keeps each layer's attention weights (H, L − first, L) for the queries from `first` on: causal, nothing hidden."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.weights: list[Tensor] = []
+
+    def attention(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """Softmax of the scaled products, as `scaled_dot_product_attention` has it."""
+        asked = q[0, :, self.first :]
+        keys = k[0].repeat_interleave(q.shape[1] // k.shape[1], 0)
+        scores = asked @ keys.transpose(1, 2) / q.shape[-1] ** 0.5
+        rows = torch.arange(self.first, q.shape[2], device=q.device).unsqueeze(1)
+        hidden = torch.arange(k.shape[2], device=q.device) > rows
+        self.weights.append(scores.masked_fill(hidden, -torch.inf).softmax(-1))
+
+    def hidden(self, layer: int, h: Tensor) -> None:
+        """Not looked at."""
+
+
+class Hidden:
+    """An `Observer` that keeps the residual stream (D,) at one position after each layer."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.states: list[Tensor] = []
+
+    def attention(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """Not looked at."""
+
+    def hidden(self, layer: int, h: Tensor) -> None:
+        """Keep it."""
+        self.states.append(h[0, self.position])

@@ -60,6 +60,18 @@ class Cache(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Looks on while a text is read: for probes, lenses and attention weights."""
+
+    def attention(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """The turned queries (B, H, L, d) and keys (B, K, T, d) of a layer."""
+        ...
+
+    def hidden(self, layer: int, h: Tensor) -> None:
+        """The residual stream (B, L, D) after a layer."""
+        ...
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + ε) ⊙ weight: every vector gets length √D, then each coordinate its own gain (arXiv:1910.07467)."""
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
@@ -96,7 +108,9 @@ class Block(nn.Module):
             self.q_norm = nn.Parameter(torch.ones(d))
             self.k_norm = nn.Parameter(torch.ones(d))
 
-    def forward(self, h: Tensor, cos_sin: Tensor, mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
+    def forward(
+        self, h: Tensor, cos_sin: Tensor, mask: Tensor | None, layer: int, cache: Cache | None, observer: Observer | None = None
+    ) -> Tensor:
         """h (B, L, D) to h (B, L, D). `mask` (B, 1, L, T) is True where a query may look; None is plain causal."""
         c = self.config
         # Attention: softmax(Q Kᵀ / √d) V. Each of the H query heads shares its keys with H/K − 1 others (arXiv:2305.13245).
@@ -108,6 +122,8 @@ class Block(nn.Module):
         q, k = rotate(q, cos_sin), rotate(k, cos_sin)
         if cache is not None:
             k, v = cache.update(layer, k, v)
+        if observer is not None:
+            observer.attention(layer, q, k)
         heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         h = h + linear(heard.transpose(1, 2).flatten(-2), self.out)
         # Feed-forward: the gate decides how much of each of the F features goes back into the stream.
@@ -148,6 +164,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        observer: Observer | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) after the last norm, for `ids` (B, L) or `embeddings` (B, L, D).
 
@@ -159,7 +176,9 @@ class Transformer(nn.Module):
             positions = torch.arange(h.shape[1], device=h.device).expand(h.shape[:2])
         cos_sin = self.cos_sin(int(positions.max()) + 1)[positions].unsqueeze(1)  # (B, 1, L, d/2, 2)
         for layer, block in enumerate(self.blocks):
-            h = block(h, cos_sin, mask, layer, cache)
+            h = block(h, cos_sin, mask, layer, cache, observer)
+            if observer is not None:
+                observer.hidden(layer, h)
         return rms_norm(h, self.norm, self.config.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

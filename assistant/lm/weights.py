@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from assistant.errors import ModelError
 from assistant.lm.gguf import GGUFFile
+from assistant.lm.packed_cache import cached
 from assistant.lm.quantize import Int4, can_pack, dequantise, pack_int4
 from assistant.lm.transformer import Block, Config, Transformer
 
@@ -69,8 +71,10 @@ def load(
     *,
     pack: bool,
     progress: Callable[[float], None] = lambda fraction: None,
+    packed_folder: Path | None = None,
+    sha256: str = "",
 ) -> tuple[Transformer, list[PackedBlock] | None]:
-    """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks.
+    """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`.
 
     Raises ModelError for a missing tensor or a wrong shape. The norms and the rotary table stay float32.
     """
@@ -94,12 +98,12 @@ def load(
     if isinstance(model.head, nn.Linear):
         model.head.weight = place(tensor("output.weight", c.vocab_size, c.width), dtype)
     model.rotary = torch.empty(0, device=device)
-    packed: list[PackedBlock] = []
+    packed = _packed_blocks(file, config, packed_folder, sha256) if pack else None
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         prefix = f"blk.{i}."
         heads = {"attn_q": c.n_heads, "attn_k": c.n_kv_heads, "attn_v": c.n_kv_heads}
-        order = {name: None if pair is None or name == "attn_v" else _row_order(pair, count) for name, count in heads.items()}
+        order = _orders(file, c)
 
         def rows(name: str, t: Tensor, order: dict[str, Tensor | None] = order) -> Tensor:
             permutation = order.get(name)
@@ -119,10 +123,8 @@ def load(
         gate_up = [tensor(f"{prefix}ffn_{n}.weight", c.ffn_width, c.width) for n in ("gate", "up")]
         block.gate_up.weight = place(torch.cat(gate_up), dtype)
         block.down.weight = place(tensor(prefix + "ffn_down.weight", c.width, c.ffn_width), dtype)
-        if pack:
-            packed.append(_pack(file, prefix, order))
         progress((i + 1) / c.n_layers)
-    return model.eval(), packed or None
+    return model.eval(), packed
 
 
 def packable(file: GGUFFile, config: Config) -> bool:
@@ -130,6 +132,34 @@ def packable(file: GGUFFile, config: Config) -> bool:
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     infos = [file.tensors.get(f"blk.{i}.{n}.weight") for i in range(config.n_layers) for n in names]
     return not config.qkv_bias and all(info is not None and can_pack(info) for info in infos)
+
+
+def _orders(file: GGUFFile, config: Config) -> dict[str, Tensor | None]:
+    """For queries and keys, where each row comes from, so that rotary pairs stand side by side; None: they do already."""
+    if file.get("general.architecture", str) == PAIRED:
+        return {"attn_q": None, "attn_k": None}
+    pair = _pairing(config.head_width)
+    return {"attn_q": _row_order(pair, config.n_heads), "attn_k": _row_order(pair, config.n_kv_heads)}
+
+
+MATRICES = ("qkv", "out", "gate_up", "down")
+
+
+def _packed_blocks(file: GGUFFile, config: Config, folder: Path | None, sha256: str) -> list[PackedBlock]:
+    def make() -> dict[str, Tensor]:
+        order = _orders(file, config)
+        tensors: dict[str, Tensor] = {}
+        for i in range(config.n_layers):
+            block = _pack(file, f"blk.{i}.", order)
+            for name in MATRICES:
+                matrix: Int4 = getattr(block, name)
+                tensors |= {f"{i}.{name}.packed": matrix.packed, f"{i}.{name}.scales": matrix.scale_and_zero}
+        return tensors
+
+    found = cached(folder, sha256, make)
+    return [
+        PackedBlock(*(Int4(found[f"{i}.{name}.packed"], found[f"{i}.{name}.scales"]) for name in MATRICES)) for i in range(config.n_layers)
+    ]
 
 
 def _pack(file: GGUFFile, prefix: str, order: dict[str, Tensor | None]) -> PackedBlock:

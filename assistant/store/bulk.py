@@ -1,65 +1,104 @@
-"""Filling a new, private database quickly: guards and indexes are put up after the rows, not before each of them."""
+"""Filling a new, private database quickly: without guards, in statements of many rows, beside the hashing.
+
+SQLite writes one block of rows in a thread of its own while the next is hashed and linked. A block goes in as one statement of
+many rows: one call into SQLite, in which Python can go on, instead of one a row.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from hashlib import sha256
+from itertools import chain
 from typing import Any
 
+from assistant.language import clean_intake
 from assistant.store import canonical, tree
 from assistant.store.canonical import Record
 from assistant.store.content import PROMPT, REPLY
-from assistant.store.merkle import GENESIS, Frontier, leaf_hash, link_hash
+from assistant.store.merkle import GENESIS, Frontier
 from assistant.store.projections import Tally
 from assistant.store.records import CLOSING
-from assistant.store.search import add_to_index, indexed_texts
+from assistant.store.segment import for_index
 
-_PAGE = 2000
+_PAGE = 2048
+_STATEMENT = 512
+"""Rows of one statement."""
+_SORTER_BYTES = 64 << 20
+_SORTER_DEFAULT = 1 << 20
+"""What the search index collects in memory before it writes a piece of itself."""
 
 Content = tuple[int, str, str, bytes, bytes]
 """Record number, part, coding, salt, body."""
 
 
 class Loader:
-    """Takes records in their order, hashes and links them, and sums up what only repeats them."""
+    """Takes records in their order, hashes and links them, and sums up what only repeats them. Use it as a context."""
 
     def __init__(self, connection: sqlite3.Connection, *, index: bool = True) -> None:
         self.tree = Frontier()
-        self._connection = connection
+        """Over what was flushed."""
+        self.size = 0
+        """Records taken in."""
         self._index = index
         self._link = GENESIS
         self._tally = Tally()
-        self._rows: list[tuple[int, str, bytes, bytes]] = []
+        self._writer = _Writer(connection)
+        self._texts: list[str] = []
         self._parts: list[Content] = []
+        self._words: list[tuple[int, str, str]] = []
         self._prompts: dict[str, str] = {}  # of turns whose outcome is still to come
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.stop()
 
     def add(self, record: Record, text: str, parts: Sequence[Content] = ()) -> None:
         """The next record with its canonical text and contents. Raises KeyError, TypeError or ValueError when it is none."""
-        leaf = leaf_hash(text.encode())
-        self._link = link_hash(self._link, leaf)
         self._tally.add(record)
-        self.tree.add(leaf)
-        size = self.tree.size
-        self._rows.append((size, text, leaf, self._link))
+        self._texts.append(text)
         self._parts += parts
+        self.size += 1
         if self._index and "turn" in record:
             self._add_words(record, parts)
-        if size % tree.EVERY == 0:
-            self._connection.execute("INSERT INTO frontier VALUES (?, ?)", (size, b"".join(self.tree.hashes)))
-        if len(self._rows) >= _PAGE:
+        if self.size % _PAGE == 0:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has been taken in."""
-        self._connection.executemany("INSERT INTO ledger (seq, record, leaf, link) VALUES (?, ?, ?, ?)", self._rows)
-        self._connection.executemany("INSERT INTO content VALUES (?, ?, ?, ?, ?)", self._parts)
-        self._rows, self._parts = [], []
+        """Hash what has been taken in, and hand it to the thread that writes."""
+        leaves = [sha256(b"\x00" + text.encode()).digest() for text in self._texts]  # leaf_hash and link_hash, written out
+        links, link = [], self._link
+        for leaf in leaves:
+            link = sha256(b"\x02" + link + leaf).digest()
+            links.append(link)
+        self._link = link
+        first, edges = self.tree.size + 1, []
+        while leaves[(done := self.tree.size - first + 1) :]:
+            self.tree.extend(leaves[done : done + tree.EVERY - self.tree.size % tree.EVERY])
+            if self.tree.size % tree.EVERY == 0:
+                edges.append((self.tree.size, b"".join(self.tree.hashes)))
+        self._writer.write(
+            ("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True))),
+            ("content", self._parts),
+            ("frontier", edges),
+            ("fts (rowid, prompt, reply)", self._words),
+        )
+        self._texts, self._parts, self._words = [], [], []
+
+    def wait(self) -> None:
+        """Everything that was flushed is in the database afterwards."""
+        self._writer.wait()
 
     def finish(self) -> None:
         """Write the rest and the sums, inside the caller's transaction."""
         self.flush()
-        self._tally.write(self._connection)
+        self.wait()
+        self._tally.write(self._writer.connection)
 
     def _add_words(self, record: Record, parts: Sequence[Content]) -> None:
         texts = {part: body for _, part, _, _, body in parts if part in (PROMPT, REPLY)}
@@ -68,7 +107,43 @@ class Loader:
         elif record["kind"] in CLOSING:
             prompt = self._prompts.pop(record["turn"], None)
             if prompt is not None or REPLY in texts:
-                add_to_index(self._connection, record["seq"], prompt or "", texts.get(REPLY, b"").decode())
+                self._words.append(_words(record["seq"], prompt or "", texts.get(REPLY, b"").decode()))
+
+
+class _Writer:
+    """Writes blocks of rows into tables, one block behind the caller."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._thread = ThreadPoolExecutor(1, "bulk")
+        self._job: Future[None] | None = None
+
+    def write(self, *blocks: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
+        """Begin to write rows: (table and columns, rows). Raises what the block before it came to."""
+        self.wait()
+        self._job = self._thread.submit(self._insert, blocks)
+
+    def wait(self) -> None:
+        """Everything that was handed over is written afterwards."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def stop(self) -> None:
+        """End the thread; nothing uses the connection afterwards."""
+        self._thread.shutdown()
+
+    def _insert(self, blocks: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+        for table, rows in blocks:
+            for first in range(0, len(rows), _STATEMENT):
+                some = rows[first : first + _STATEMENT]
+                self.connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
+
+
+@cache
+def _statement(table: str, rows: int, columns: int) -> str:
+    one = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([one] * rows)}"
 
 
 @contextlib.contextmanager
@@ -78,23 +153,25 @@ def loading(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("PRAGMA journal_mode = OFF").fetchall()
     connection.execute("PRAGMA secure_delete = OFF").fetchall()
     connection.execute("PRAGMA cache_size = -200000")
+    # what these would find was found before: records are canonical JSON, and every content was compared with its record
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("PRAGMA ignore_check_constraints = ON")
     connection.execute("BEGIN IMMEDIATE")
     yield
     connection.execute("COMMIT")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA ignore_check_constraints = OFF")
     connection.execute("PRAGMA journal_mode = TRUNCATE").fetchall()
 
 
 @contextlib.contextmanager
 def unguarded(connection: sqlite3.Connection) -> Iterator[None]:
-    """Without triggers and indexes inside; both are back afterwards, word for word."""
-    rows = connection.execute(
-        """SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL
-        AND tbl_name NOT LIKE 'fts%' AND tbl_name NOT LIKE '\\_sqlite%' ESCAPE '\\' ORDER BY rowid"""
-    ).fetchall()
-    for kind, name, _ in rows:
-        connection.execute(f"DROP {kind} {name}")
+    """Without triggers inside; they are back afterwards, word for word. Indexes stay: their rows come almost in order."""
+    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid").fetchall()
+    for name, _ in rows:
+        connection.execute(f"DROP TRIGGER {name}")
     yield
-    for _, _, sql in rows:
+    for _, sql in rows:
         connection.execute(sql)
 
 
@@ -112,28 +189,46 @@ def rebuild(connection: sqlite3.Connection) -> None:
 
 
 def rebuild_index(connection: sqlite3.Connection) -> None:
-    """Make the search index anew from the texts that are still there."""
+    """Make the search index anew from the texts that are still there, inside the caller's transaction."""
     connection.execute("INSERT INTO fts (fts) VALUES ('delete-all')")
-    for record, _ in _records(connection, "WHERE kind IN ('output', 'interrupted') AND"):
-        prompt, reply = indexed_texts(connection, record["seq"], record["turn"])
-        if prompt or reply or not _is_wiped(connection, record):
-            add_to_index(connection, record["seq"], prompt, reply)
+    connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_BYTES,))
+    writer = _Writer(connection)
+    try:
+        rows = connection.execute(_TEXTS, {"after": 0, "page": _PAGE}).fetchall()
+        while rows:
+            words = [_words(seq, _text(asked), _text(answered)) for seq, asked, answered, wiped in rows if wiped < 2]
+            writer.wait()  # the page before was written meanwhile; now the connection is free to read the next
+            rows = connection.execute(_TEXTS, {"after": rows[-1][0], "page": _PAGE}).fetchall()
+            writer.write(("fts (rowid, prompt, reply)", words))
+        writer.wait()
+    finally:
+        writer.stop()
+    connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_DEFAULT,))
 
 
-def _records(connection: sqlite3.Connection, where: str = "WHERE") -> Iterator[tuple[dict[str, Any], bytes]]:
+_TEXTS = """SELECT o.seq, p.body, r.body,
+  (p.body IS NULL AND EXISTS (SELECT 1 FROM erased WHERE seq = i.seq AND part = 'prompt'))
+  + (r.body IS NULL AND EXISTS (SELECT 1 FROM erased WHERE seq = o.seq AND part = 'reply'))
+FROM ledger o
+LEFT JOIN ledger i ON i.seq = (SELECT min(seq) FROM ledger WHERE turn = o.turn AND kind = 'intent')
+LEFT JOIN content p ON p.seq = i.seq AND p.part = 'prompt'
+LEFT JOIN content r ON r.seq = o.seq AND r.part = 'reply'
+WHERE o.seq IN (SELECT seq FROM ledger WHERE kind IN ('output', 'interrupted') AND seq > :after ORDER BY seq LIMIT :page)
+ORDER BY o.seq"""
+"""Prompt and reply of every closed turn, and how many of the two were erased."""
+
+
+def _words(seq: int, prompt: str, reply: str) -> tuple[int, str, str]:
+    """A row of the search index, as `search.add_to_index` writes it."""
+    return seq, for_index(clean_intake(prompt)), for_index(clean_intake(reply))
+
+
+def _text(body: bytes | None) -> str:
+    return "" if body is None else bytes(body).decode("utf-8", "replace")
+
+
+def _records(connection: sqlite3.Connection) -> Iterator[tuple[Record, bytes]]:
     last = 0
-    while rows := connection.execute(
-        f"SELECT seq, record, leaf FROM ledger {where} seq > ? ORDER BY seq LIMIT {_PAGE}", (last,)
-    ).fetchall():
+    while rows := connection.execute("SELECT seq, record, leaf FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?", (last, _PAGE)).fetchall():
         for last, text, leaf in rows:  # noqa: B007
             yield canonical.loads(text), leaf
-
-
-def _is_wiped(connection: sqlite3.Connection, record: Record) -> bool:
-    """Whether both texts of a turn were erased, so that it has no row in the index."""
-    row = connection.execute(
-        """SELECT count(*) FROM erased WHERE (seq = ?1 AND part = 'reply') OR (part = 'prompt' AND
-        seq = (SELECT seq FROM ledger WHERE turn = ?2 AND kind = 'intent'))""",
-        (record["seq"], record["turn"]),
-    ).fetchone()
-    return bool(row[0] == 2)

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from assistant import paths
 from assistant.errors import LedgerError
 from assistant.store import driver, header
 
@@ -88,17 +89,24 @@ def explain(error: Exception, name: str) -> str:
 
 
 def _prepare(path: Path, key: str) -> None:
-    """The folder (0700 when it is made here) and the file (0600) exist afterwards."""
+    """The folder (0700 when it is made here, or is the program's own) and the file (0600) exist afterwards."""
     with translated(path):
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif path.parent == paths.data_dir():
+            _close_to_others(path.parent, 0o700)
         if path.exists():
             if not key or path.stat().st_size:
                 header.inspect(path, encrypted=bool(key))
-            if os.name == "posix" and path.stat().st_mode & 0o077 and path.stat().st_uid == os.geteuid():
-                path.chmod(0o600)
+            _close_to_others(path, 0o600)
         else:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _close_to_others(path: Path, mode: int) -> None:
+    """Take away what others may do with a file or folder of ours."""
+    if os.name == "posix" and path.stat().st_mode & 0o077 and path.stat().st_uid == os.geteuid():
+        path.chmod(mode)
 
 
 def _check_key(connection: sqlite3.Connection, path: Path) -> None:

@@ -39,7 +39,7 @@ from explain.attribution import Attribution
 
 __all__ = ["Conversation", "Filter", "Hit", "Ledger", "TurnRow"]
 
-_RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema", "checkpoint", "redact", "import")
+_RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema", "checkpoint", "redact", "import", "export", "moderation")
 _KIND = re.compile(r"[a-z][a-z._-]{1,31}")
 _PART = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _JOURNAL_WAIT_MS = 50
@@ -204,7 +204,7 @@ class Ledger:
         *,
         content: Mapping[str, str | bytes] = MappingProxyType({}),
     ) -> int:
-        """Log anything else that matters (session, model.load, policy.change, export …). Returns its record number.
+        """Log anything else that matters (a review, an access …). Returns its record number.
 
         `fields` stay for ever and can be searched; what may have to be erased goes into `content`.
         """
@@ -430,6 +430,8 @@ class Ledger:
                 if done is None:
                     kind = "interrupted" if turn.finish == "interrupted" else "output"
                     fields, parts = records.outcome(turn)
+                    if intervention := records.intervention(turn):
+                        self._appender.append("moderation", intervention)
                     seq = self._appender.append(kind, fields, parts)
                     prompt = connection.execute(
                         """SELECT body FROM content JOIN ledger USING (seq)

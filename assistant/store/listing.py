@@ -4,7 +4,7 @@ no offset is ever counted, and turns added meanwhile shift nothing."""
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from assistant.errors import UsageError
@@ -14,6 +14,8 @@ from assistant.store.content import PROMPT, REPLY
 from assistant.store.reading import excerpt
 
 _EXCERPT = 200
+FLAGGED = ("caution", "redact", "block")
+"""The verdicts that are not simply allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Filter:
 
     def where(self) -> tuple[str, list[Any]]:
         """The SQL condition on `ledger` rows that end a turn (or are open) and its values."""
-        terms = ["(kind IN ('output', 'interrupted') OR (kind = 'intent' AND turn IN (SELECT turn FROM opened)))"]
+        # + keeps SQLite from collecting all turns by their kind only to sort them: it walks the records, or another index, in order
+        terms = ["(+kind IN ('output', 'interrupted') OR (+kind = 'intent' AND turn IN (SELECT turn FROM opened)))"]
         values: list[Any] = []
         for term, value in (
             ("ts >= ?", self.since), ("ts < ?", self.until), ("category = ?", self.category), ("model = ?", self.model),
@@ -45,15 +48,17 @@ class Filter:
                 terms.append(term)
                 values.append(value)
         if self.verdict == "flagged":
-            terms.append("verdict IN ('caution', 'redact', 'block')")
+            terms.append(f"verdict IN {FLAGGED}")
         elif self.verdict is not None:
             if self.verdict not in ("allow", "caution", "redact", "block"):
                 raise UsageError(f"verdict must be allow, caution, redact, block or flagged, not {self.verdict!r}")
             terms.append("verdict = ?")
             values.append(self.verdict)
         if self.reviewed is not None:
-            review = "EXISTS (SELECT 1 FROM ledger r WHERE r.turn = ledger.turn AND r.kind = 'review')"
-            terms.append(review if self.reviewed else f"NOT {review}")
+            if self.reviewed:  # they are few: begin with them
+                terms.append("turn IN (SELECT r.turn FROM ledger r WHERE r.kind = 'review')")
+            else:
+                terms.append("NOT EXISTS (SELECT 1 FROM ledger r WHERE r.turn = ledger.turn AND r.kind = 'review')")
         return " AND ".join(terms), values
 
     @property
@@ -105,12 +110,16 @@ class TurnRow:
 
 def read_rows(connection: sqlite3.Connection, which: Filter, before: int | None, limit: int) -> list[TurnRow]:
     """One page of turns."""
-    where, values = which.where()
-    if before is not None:
-        where += " AND seq < ?"
-        values.append(before)
-    sql = f"SELECT seq, record FROM ledger WHERE {where} ORDER BY seq DESC LIMIT ?"
-    return [row_of(connection, seq, text) for seq, text in connection.execute(sql, (*values, limit)).fetchall()]
+    rows: list[tuple[int, str]] = []
+    # each verdict has its own stretch of the index, already in order: three short reads instead of a long sort
+    for one in (replace(which, verdict=v) for v in FLAGGED) if which.verdict == "flagged" else (which,):
+        where, values = one.where()
+        if before is not None:
+            where += " AND seq < ?"
+            values.append(before)
+        sql = f"SELECT seq, record FROM ledger WHERE {where} ORDER BY seq DESC LIMIT ?"
+        rows += connection.execute(sql, (*values, limit)).fetchall()
+    return [row_of(connection, seq, text) for seq, text in sorted(rows, reverse=True)[:limit]]
 
 
 def row_of(connection: sqlite3.Connection, seq: int, text: str) -> TurnRow:

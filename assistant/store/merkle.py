@@ -49,6 +49,33 @@ class Frontier:
         self.hashes.append(leaf)
         self.size += 1
 
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Append many leaves: `add`, written out."""
+        hashes, size = self.hashes, self.size
+        for leaf in leaves:
+            carry = size
+            while carry & 1:
+                leaf = sha256(b"\x01" + hashes.pop() + leaf).digest()
+                carry >>= 1
+            hashes.append(leaf)
+            size += 1
+        self.size = size
+
+    def join(self, later: Frontier) -> None:
+        """Append the leaves of another tree. Raises ValueError unless this one ends where a full subtree of that height may begin."""
+        height = max(0, later.size - 1).bit_length()
+        if self.size % (1 << height):
+            raise ValueError(f"a tree of {later.size} leaves cannot follow one of {self.size}")
+        if later.size == 1 << height:
+            carry, node = self.size >> height, later.hashes[0]
+            while carry & 1:
+                node = node_hash(self.hashes.pop(), node)
+                carry >>= 1
+            self.hashes.append(node)
+        else:
+            self.hashes += later.hashes
+        self.size += later.size
+
     def root(self) -> bytes:
         """The tree's root; the hash of nothing for an empty tree."""
         if not self.hashes:

@@ -40,13 +40,15 @@ def apply(connection: sqlite3.Connection, record: Record) -> None:
 
 
 class Tally:
-    """What the projections must hold, summed up in memory from all records in their order."""
+    """What the projections must hold, summed up in memory from all records in their order, or from a stretch of them."""
 
     def __init__(self) -> None:
         self.conversations: dict[str, list[int | None]] = {}
         """first_seq, last_seq, updated, turns, flagged, title_seq by conversation."""
-        self.counts: defaultdict[CountKey, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
+        self.counts: defaultdict[CountKey, list[int]] = defaultdict(_nothing)
         """turns, prompt_tokens, reply_tokens, us, uj."""
+        self._begun_before: dict[str, list[int | None]] = {}
+        """The same rows, of what happened in conversations before this stretch saw them begin."""
 
     def add(self, record: Record) -> None:
         """Take in the next record."""
@@ -55,14 +57,28 @@ class Tally:
             row = self.conversations.setdefault(record["conv"], [record["seq"], 0, 0, 0, 0, None])
             row[1], row[2], row[3] = record["seq"], record["ts"], (row[3] or 0) + 1
         elif kind in CLOSING:
-            if row := self.conversations.get(record["conv"], []):
-                row[1], row[2] = record["seq"], record["ts"]
-                row[4] = (row[4] or 0) + int(record["verdict"] != "allow")
+            row = self._row(record["conv"])
+            row[1], row[2] = record["seq"], record["ts"]
+            row[4] = (row[4] or 0) + int(record["verdict"] != "allow")
             total = self.counts[_key(record)]
             for i, amount in enumerate(_amounts(record)):
                 total[i] += amount
-        elif kind == "title" and (row := self.conversations.get(record["conv"], [])):
-            row[5] = record["seq"]
+        elif kind == "title":
+            self._row(record["conv"])[5] = record["seq"]
+
+    def follow(self, later: Tally) -> None:
+        """Take in what the stretch of records after this one came to."""
+        for id_, row in later._begun_before.items():
+            _take_over(self._row(id_), row)
+        for id_, row in later.conversations.items():
+            if (mine := self.conversations.get(id_)) is not None:
+                _take_over(mine, row)
+            else:
+                self.conversations[id_] = list(row)
+        for key, amounts in later.counts.items():
+            total = self.counts[key]
+            for i, amount in enumerate(amounts):
+                total[i] += amount
 
     def differences(self, connection: sqlite3.Connection) -> list[str]:
         """The names of the projections that hold something else."""
@@ -79,6 +95,23 @@ class Tally:
         )
         connection.execute("DELETE FROM counts")
         connection.executemany(_COUNTED, [(*key, *amounts) for key, amounts in self.counts.items()])
+
+    def _row(self, conversation: str) -> list[int | None]:
+        row = self.conversations.get(conversation)
+        return row if row is not None else self._begun_before.setdefault(conversation, [None, None, None, 0, 0, None])
+
+
+def _take_over(row: list[int | None], later: list[int | None]) -> None:
+    """Add what happened later in a conversation to its row."""
+    if later[1] is not None:
+        row[1], row[2] = later[1], later[2]
+    row[3], row[4] = (row[3] or 0) + (later[3] or 0), (row[4] or 0) + (later[4] or 0)
+    if later[5] is not None:
+        row[5] = later[5]
+
+
+def _nothing() -> list[int]:
+    return [0, 0, 0, 0, 0]
 
 
 def day_of(ts: int) -> str:

@@ -86,6 +86,14 @@ def outcome(turn: Turn) -> tuple[Record, list[Part]]:
     return record, parts
 
 
+def intervention(turn: Turn) -> Record | None:
+    """What moderation did to a reply, where it did anything: an event of its own, before the outcome. None where it let it pass."""
+    verdict = turn.output_verdict
+    if verdict is None or verdict.action is Action.ALLOW:
+        return None
+    return {"turn": turn.id, "conv": turn.conversation, "finish": turn.finish, "moderation": _verdict_record(verdict)}
+
+
 def turn_of(opened: Record, closed: Record | None, parts: Mapping[str, Any], erased: tuple[str, ...]) -> Turn:
     """The turn that two records and their decoded parts describe. A turn that was never closed counts as
     interrupted.

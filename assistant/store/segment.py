@@ -15,6 +15,8 @@ _CJK = (
     r"\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff"
     r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_CJK_RUN = re.compile(f"[{_CJK}]+")
+_FULL_WIDTH_CHARACTER = re.compile("[\uff01-\uff5e]")
 _CJK_CHARACTER = re.compile(f"([{_CJK}])")
 _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+")
 _LETTER = rf"[^\W_{_CJK}]"
@@ -33,7 +35,14 @@ def for_index(text: str) -> str:
     """`text` with every Chinese character standing alone: what goes into the index, and must go in again to be taken
     out.
     """
-    return text if text.isascii() else text.translate(_SPACED)
+    if text.isascii():
+        return text
+    return _CJK_RUN.sub(_apart, text.translate(_FULL_WIDTH) if _FULL_WIDTH_CHARACTER.search(text) else text)
+
+
+def chinese_runs(text: str) -> list[str]:
+    """The Chinese and Japanese characters of `text`, as many in a row as there are."""
+    return _CJK_RUN.findall(text)
 
 
 def words(text: str) -> list[Word]:
@@ -65,17 +74,11 @@ class _Folded(dict[int, str]):
         return self[code]
 
 
-class _Spaced(dict[int, str]):
-    """What each character becomes in the index, worked out when it is first met."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(_FULL_WIDTH.get(code, code))
-        self[code] = f" {character} " if _CJK_CHARACTER.match(character) else character
-        return self[code]
-
-
 _FOLDED = _Folded()
-_SPACED = _Spaced()
+
+
+def _apart(run: re.Match[str]) -> str:
+    return f" {' '.join(run.group())} "
 
 
 def _fold_word(word: str) -> str:

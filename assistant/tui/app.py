@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -28,6 +29,7 @@ from assistant.tui.text import say
 from assistant.tui.themes import DEFAULT, THEMES
 
 _GRACE = 5.0  # seconds a reply may take to end when the program is left
+_BACKGROUND = ("explain", "ablate", "verify")
 
 
 class PellucidApp(App[int]):
@@ -53,11 +55,11 @@ class PellucidApp(App[int]):
         self.own_keys = dict(own_keys or {})
         self._conversation = conversation
         self._recovered = recovered
-
-    def on_mount(self) -> None:
         for theme in THEMES:
             self.register_theme(theme)
-        self._take_theme(self.session.settings)
+        self._take_theme(self.session.settings)  # before the style sheets are read, which else would happen twice
+
+    def on_mount(self) -> None:
         if self.own_keys:
             self.set_keymap(self.own_keys)
         self.chat = ChatScreen(self.session, self._conversation, self._recovered)
@@ -86,6 +88,10 @@ class PellucidApp(App[int]):
             for screen in self.screen_stack:
                 if hasattr(screen, "retranslate"):
                     screen.retranslate()
+
+    def open_conversation(self, conversation: str, turn: str | None = None) -> None:
+        """Show a conversation in the chat, whatever screen asks for it."""
+        self.chat.open_conversation(conversation, turn)
 
     def get_theme(self, theme_name: str) -> Theme | None:
         """Textual asks this for every line it draws and builds a table of all themes each time; here it is remembered."""
@@ -122,6 +128,9 @@ def run(settings: Settings, *, conversation: str | None = None, ledger: LedgerLi
     if generation is not None:
         generation.stop()
         generation.join(_GRACE)
+    for thread in threading.enumerate():  # one that still computes when the interpreter goes would take it down
+        if thread.name in _BACKGROUND:
+            thread.join(_GRACE)
     if ledger is None:
         opened.close()
     return code or app.return_code or os.EX_OK

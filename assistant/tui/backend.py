@@ -54,6 +54,8 @@ class SessionLike(Protocol):
         *,
         method: str = "ablation",
         token: int | None = None,
+        against: int | None = None,
         progress: Progress = ...,
         cancel: threading.Event | None = None,
     ) -> Attribution: ...
+    def ablate(self, turn: str, *, inputs: Sequence[str], part: Sequence[int], token: int) -> Any: ...

@@ -7,7 +7,7 @@ finished.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from assistant.turn import Turn
 
@@ -54,6 +54,14 @@ class Branch:
         siblings = self.others.setdefault(turn.parent, [])
         if turn.id not in siblings:
             siblings.append(turn.id)
+
+    def forget_tokens(self, keep: int) -> None:
+        """Keep the tokens and prompt ids of the last `keep` turns only: the log has them, and they are much more than the texts."""
+        for index in range(len(self.path) - keep - 1, -1, -1):
+            turn = self.path[index]
+            if not turn.tokens and not turn.prompt_ids:
+                return
+            self.path[index] = replace(turn, tokens=(), prompt_ids=())
 
     def up_to(self, turn: str | None) -> list[Turn]:
         """The path from the start to `turn`; empty for None."""

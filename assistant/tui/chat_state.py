@@ -16,6 +16,8 @@ class Wish:
     prompt: str
     branches: bool = False
     parent: str | None = None
+    continues: str | None = None
+    """The turn whose cut reply is to be gone on with."""
 
 
 @dataclass

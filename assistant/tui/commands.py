@@ -52,6 +52,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("regenerate", "ctrl+r", hint=True),
     Command("continue"),
     Command("edit", "ctrl+e"),
+    Command("reveal"),
     Command("inspect", "f3", hint=True),
     Command("audit", "f4", hint=True),
     Command("search", "ctrl+f", argument=True),
@@ -82,6 +83,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("turn_safety", "s", slash=False, scope="turn"),
     Command("turn_expand", "space", slash=False, scope="turn"),
     Command("turn_delete", "d", slash=False, scope="turn"),
+    Command("turn_continue", "g", slash=False, scope="turn"),
+    Command("turn_reveal", "a", slash=False, scope="turn"),
 )
 
 _BY_ID = {command.id: command for command in COMMANDS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from textual.message import Message
 
@@ -12,7 +13,7 @@ from assistant.tui.backend import SessionLike
 from assistant.tui.tokens import Unit
 from explain.attribution import Attribution
 
-METHODS = ("ablation", "integrated-gradients")
+METHODS = ("ablation", "integrated-gradients", "gradient-norm", "learned-attention", "contextcite")
 
 
 @dataclass
@@ -32,6 +33,14 @@ class Explained(Message):
 
 
 @dataclass
+class Ablated(Message):
+    """The model was run again without a part of the prompt."""
+
+    found: Any
+    """An `assistant.deletion.Ablation`."""
+
+
+@dataclass
 class ExplainFailed(Message):
     """There is none; `cancelled` when the person wanted it so."""
 
@@ -42,8 +51,16 @@ class ExplainFailed(Message):
 class Explanation:
     """Computes one attribution in a daemon thread from the moment it is made."""
 
-    def __init__(self, session: SessionLike, turn: str, method: str, token: int | None, post: Callable[[Message], object]) -> None:
-        self.method, self.token = method, token
+    def __init__(
+        self,
+        session: SessionLike,
+        turn: str,
+        method: str,
+        token: int | None,
+        post: Callable[[Message], object],
+        against: int | None = None,
+    ) -> None:
+        self.method, self.token, self.against = method, token, against
         self._cancel = threading.Event()
         self._session, self._turn, self._post = session, turn, post
         threading.Thread(target=self._run, name="explain", daemon=True).start()
@@ -59,7 +76,7 @@ class Explanation:
     def _run(self) -> None:
         try:
             attribution = self._session.explain(
-                self._turn, method=self.method, token=self.token, progress=self._progress, cancel=self._cancel
+                self._turn, method=self.method, token=self.token, against=self.against, progress=self._progress, cancel=self._cancel
             )
         except Exception as error:  # handed to the screen, which shows it
             self._post(ExplainFailed(error, self._cancel.is_set()))
@@ -67,13 +84,36 @@ class Explanation:
             self._post(Explained(self.token, attribution))
 
 
-def find(kept: Sequence[Attribution], method: str, units: Sequence[Unit], picked: int | None) -> tuple[Attribution, int | None] | None:
+def ablate(
+    session: SessionLike, turn: str, inputs: Sequence[str], part: Sequence[int], token: int, post: Callable[[Message], object]
+) -> None:
+    """Run the model once more without a part of the prompt, in a daemon thread; `post` is called with what came of it."""
+
+    def run() -> None:
+        try:
+            found = session.ablate(turn, inputs=inputs, part=part, token=token)
+        except Exception as error:  # handed to the screen, which shows it
+            post(ExplainFailed(error, False))
+        else:
+            post(Ablated(found))
+
+    threading.Thread(target=run, name="ablate", daemon=True).start()
+
+
+def find(
+    kept: Sequence[Attribution], method: str, units: Sequence[Unit], picked: int | None, against: int | None = None
+) -> tuple[Attribution, int | None] | None:
     """The newest kept attribution by `method` of the unit `picked` (None: the whole reply), and the row that holds it.
 
+    With `against`, why its token rather than the one with that id.
     Row None means all rows together. A matrix has one row for every unit of the reply; a vector explains one target.
     """
     for attribution in reversed(kept):
         if attribution.method != method:
+            continue
+        if against is not None:
+            if picked is not None and attribution.target in {f"token {i} not {against}" for i in units[picked].indices}:
+                return attribution, None
             continue
         if attribution.target == "reply":
             if picked is None:

@@ -14,7 +14,7 @@ from assistant.tui.heat import shares, strongest, visible
 from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
 from assistant.tui.tokens import Unit
-from assistant.turn import ReplyToken, Turn
+from assistant.turn import Candidate, ReplyToken, Turn
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _DIM = "$foreground 62%"
@@ -36,18 +36,43 @@ def word_table(units: Sequence[Unit], scores: Sequence[float], rows: int, width:
     return Content("\n").join(lines)
 
 
-def candidate_table(token: ReplyToken | None, rows: int, width: int) -> Content:
-    """What the model could have written instead, with probabilities; the chosen one is marked."""
+def candidate_table(token: ReplyToken | None, rows: int, width: int, against: int | None = None) -> Content:
+    """What the model could have written instead, with probabilities; the chosen one is marked, and the one it is held `against`."""
     if token is None or not token.candidates:
         return Content.styled(say("inspector.no_candidates"), _DIM)
     room = max(6, width - 18)
     lines = []
     for candidate in sorted(token.candidates, key=lambda c: -c.logprob)[:rows]:
-        probability = math.exp(candidate.logprob)
-        mark = "●" if candidate.id == token.id or candidate.text == token.text else " "
-        line = f"{mark} {_cells(_inline(candidate.text), room)}{probability:6.3f} "
-        lines.append(Content.assemble(Content.styled(line, "bold" if mark == "●" else ""), Content.styled(bar(probability, 6), "$primary")))
+        mark = "◇" if candidate.id == against else "●" if candidate.id == token.id or candidate.text == token.text else " "
+        lines.append(_candidate(mark, candidate, room))
     return Content("\n").join(lines)
+
+
+def _candidate(mark: str, candidate: Candidate, room: int) -> Content:
+    probability = math.exp(candidate.logprob)
+    line = f"{mark} {_cells(_inline(candidate.text), room)}{probability:6.3f} "
+    return Content.assemble(Content.styled(line, "bold" if mark == "●" else ""), Content.styled(bar(probability, 6), "$primary"))
+
+
+def others(token: ReplyToken | None) -> list[Candidate]:
+    """What could have stood there instead, the likeliest first."""
+    if token is None:
+        return []
+    return sorted((c for c in token.candidates if c.id != token.id), key=lambda c: -c.logprob)
+
+
+def ablation_table(candidates: Sequence[Candidate], chosen: int, rows: int, width: int) -> Content:
+    """What the model would have written without a part of the prompt."""
+    room = max(6, width - 18)
+    return Content("\n").join([_candidate("●" if c.id == chosen else " ", c, room) for c in candidates[:rows]])
+
+
+def ablation_line(removed: str, before: float, after: float) -> str:
+    """What leaving out a part did to the picked token, in probabilities and in nats."""
+    word = one_line(removed.strip() or removed, 30)
+    return say(
+        "inspector.ablated", word=word, before=f"{math.exp(before):.3f}", after=f"{math.exp(after):.3f}", change=f"{after - before:+.2f}"
+    )
 
 
 def confidence_line(turn: Turn, units: Sequence[Unit], picked: int | None, width: int) -> Content:

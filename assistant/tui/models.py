@@ -1,24 +1,48 @@
-"""The models one can switch to, as rows of a choice. Reads the catalogue only when asked: it may look at the disk."""
+"""The models one can switch to, as rows of a choice, and fetching one. Reads the catalogue only when asked: it looks at the disk."""
 
 from __future__ import annotations
 
-import importlib
+import threading
+from collections.abc import Callable
 
-from assistant.errors import ModelError
 from assistant.tui.text import say
+
+Progress = Callable[[str, float | None], object]
+
+
+class Stopped(Exception):
+    """The person stopped the fetching."""
 
 
 def choices() -> list[tuple[str, str, str]]:
-    """(name, name and size, description) of every model of the catalogue.
+    """(name, name, languages, size and whether it is here, description) of every model of the catalogue."""
+    from assistant.lm import catalog
 
-    Raises ModelError when there is no catalogue.
-    """
-    try:
-        catalogue = importlib.import_module("assistant.lm.catalog")
-    except ImportError as error:
-        raise ModelError(say("error.no_catalogue")) from error
     rows = []
-    for entry in catalogue.CATALOG:
+    for entry in catalog.CATALOG:
         size = say("model.size", megabytes=round(entry.size / 1e6))
-        rows.append((entry.name, f"{entry.name} · {', '.join(entry.languages)} · {size}", entry.description))
+        here = say("model.here") if entry.path.exists() else say("model.to_fetch")
+        rows.append((entry.name, f"{entry.name} · {', '.join(entry.languages)} · {size} · {here}", entry.description))
     return rows
+
+
+def must_be_fetched(name: str) -> str:
+    """What fetching the model `name` means, in a sentence to agree to; empty when it is here. Raises ModelError for an unknown name."""
+    from assistant.lm import catalog
+
+    if catalog.looks_like_path(name):
+        return ""
+    entry = catalog.find(name)
+    return "" if entry.path.exists() else say("pull.ask", name=entry.name, megabytes=round(entry.size / 1e6), licence=entry.licence)
+
+
+def fetch(name: str, progress: Progress, stop: threading.Event) -> None:
+    """Fetch the model `name`. Raises ModelError, and Stopped at the next report of progress after `stop` is set."""
+    from assistant.lm import catalog, pull
+
+    def report(what: str, fraction: float | None) -> None:
+        if stop.is_set():
+            raise Stopped
+        progress(what, fraction)
+
+    pull.pull(catalog.find(name), report)

@@ -23,6 +23,7 @@ from assistant.tui.plain_deeds import PlainDeeds
 from assistant.tui.reply_blocks import Blocks
 from assistant.tui.sanitize import StreamSanitizer, one_line, sanitize
 from assistant.tui.text import say
+from assistant.tui.told import told
 from safety.verdict import Action, Verdict
 
 _POLL = 0.05  # seconds
@@ -55,12 +56,12 @@ class PlainChat:
             if not self.session.ready:
                 self.load()
         except PellucidError as error:
-            self.say(say("plain.error", text=error))
+            self.say(say("plain.error", text=told(error)))
         while not self.over and (message := self._read()) is not None:
             try:
                 self._take(message)
             except PellucidError as error:
-                self.say(say("plain.error", text=error))
+                self.say(say("plain.error", text=told(error)))
             except KeyboardInterrupt:
                 self.say(say("plain.interrupted"))
         return 0
@@ -102,7 +103,7 @@ class PlainChat:
             nonlocal last
             if what != last:
                 last = what
-                self.say(say("status.loading", what=one_line(what, 80)))
+                self.say(say("status.loading", what=one_line(told(what), 80)))
 
         self.session.load(progress)
 
@@ -130,6 +131,7 @@ class PlainChat:
             conversation=self.branch.conversation,
             parent=wish.parent if wish.branches else tip.id if tip else None,
             system=self.state.system,
+            continues=wish.continues,
         )
         self._blocks, self._sanitizer = Blocks(), StreamSanitizer()
         generation = Generation(self.session, request)
@@ -171,7 +173,7 @@ class PlainChat:
                     self.say(item.turn.reply)
                 self.say(footer(item.turn, self.branch.position(item.turn)))
             case Failed():
-                self.say(say("plain.error", text=item.error))
+                self.say(say("plain.error", text=told(item.error)))
             case _:
                 pass
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from assistant.continuing import require_cut
 from assistant.errors import UsageError
 from assistant.settings import convert
 from assistant.tui import commands, export, personas, trace
@@ -33,7 +34,8 @@ class PlainDeeds:
             "edit": self._edit, "inspect": self._inspect, "audit": self._audit, "search": self._search, "list": self._list,
             "open": self._open_number, "previous": lambda _: self._sibling(-1), "next": lambda _: self._sibling(1),
             "model": self._model, "persona": self._persona, "system": self._system, "set": self._set, "rename": self._rename,
-            "export": self._export, "delete": self._delete, "language": self._language, "reload": lambda _: self._chat.load(),
+            "export": self._export, "delete": self._delete,
+            "reveal": self._reveal, "language": self._language, "reload": lambda _: self._chat.load(),
         }  # fmt: skip
 
     def _help(self, argument: str) -> None:
@@ -64,7 +66,8 @@ class PlainDeeds:
 
     def _continue(self, argument: str) -> None:
         turn = self._tip()
-        self._chat.send(Wish("请从停下的地方继续。" if turn.language == "zh" else "Please continue where you stopped."))
+        require_cut(turn)
+        self._chat.send(Wish(turn.prompt, True, turn.parent, continues=turn.id))
 
     def _edit(self, argument: str) -> None:
         turn = self._tip()
@@ -196,6 +199,11 @@ class PlainDeeds:
         if self._chat.stdin.readline().strip().lower() in ("yes", "是"):
             auditing.redact(self._chat.session.ledger, [], conversation, "deleted")
             self._new("")
+
+    def _reveal(self, argument: str) -> None:
+        from assistant.tui import withheld
+
+        self._chat.say(withheld.reveal(self._chat.session, self._tip().id))
 
     def _language(self, argument: str) -> None:
         chosen = argument or next(name for name in LANGUAGES if name != say.language)

@@ -33,8 +33,15 @@ def shift_enter_works(environ: Mapping[str, str]) -> bool:
     return environ.get(_KITTY, "0") in ("", "0")
 
 
+def in_browser(environ: Mapping[str, str]) -> bool:
+    """Whether `pellucid serve` started this program: then a page is the screen."""
+    return environ.get("TEXTUAL_DRIVER", "").endswith("WebDriver")
+
+
 def require_screen() -> None:
     """Raises UsageError, saying what to use instead, when there is no terminal that a full screen can be drawn on."""
+    if in_browser(os.environ):
+        return
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         if stream is None or not stream.isatty():
             raise UsageError(

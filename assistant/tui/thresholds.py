@@ -11,7 +11,8 @@ from safety.verdict import Action, Verdict
 
 
 @cache
-def _policy(name: str) -> Policy | None:
+def policy_of(name: str) -> Policy | None:
+    """The policy called so; None when it is not at hand."""
     try:
         return load_policy(name)
     except PolicyError:  # the verdict is older than the policies at hand: then it is shown without thresholds
@@ -20,7 +21,7 @@ def _policy(name: str) -> Policy | None:
 
 def limits(verdict: Verdict, role: Literal["prompt", "response"]) -> Mapping[str, float]:
     """Per category of `verdict`, the score that its action begins at; empty when the policy is not at hand."""
-    policy = _policy(verdict.policy.partition("@")[0])
+    policy = policy_of(verdict.policy.partition("@")[0])
     if policy is None:
         return {}
     out = {}

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from assistant.errors import UsageError
 from assistant.events import Finished, Moderated, Notice, Prefilled, PromptChecked, Text, Token, Withdrawn
 from assistant.lm.chat_format import Piece, Prompt
 from assistant.pipeline import Request, new_id, respond
@@ -34,6 +35,7 @@ class ScriptedEngine:
         return Prompt((Piece(2, "user", 0),))
 
     def generate(self, prompt, sampling, *, cancel=None):
+        self.prompt = prompt
         return ScriptedGeneration(self, cancel)
 
 
@@ -168,6 +170,39 @@ def test_secrets_are_replaced_before_the_model_and_the_log_see_them(guard, ledge
     turn = events[-1].turn
     assert events[0].verdict.action == "redact" and secret not in turn.prompt
     assert secret not in str(engine.seen) and secret not in str(ledger.turn(turn.id))
+
+
+def test_a_cut_reply_is_gone_on_with_where_it_was_cut(guard, ledger):
+    cancel = threading.Event()
+    events = []
+    for event in respond(
+        Request("Tell me of the sea.", SAMPLING), engine=ScriptedEngine("The ", "sea ", "is "), guard=guard, ledger=ledger, cancel=cancel
+    ):
+        events.append(event)
+        if isinstance(event, Token):
+            cancel.set()
+    cut = events[-1].turn
+    assert cut.finish == "stopped" and cut.reply
+    engine = ScriptedEngine("very ", "deep.")
+    events = run(cut.prompt, engine, guard, ledger, parent=cut.parent, conversation=cut.conversation, continues=cut.id)
+    whole = events[-1].turn
+    assert whole.reply == cut.reply + "very deep." == shown(events)
+    assert engine.prompt.ids == (1, 2, *(t.id for t in cut.tokens)) == whole.prompt_ids
+    assert [t.text for t in whole.tokens] == ["very ", "deep."] and ledger.siblings(cut.id) == [cut.id, whole.id]
+    record = ledger.query("SELECT record FROM ledger WHERE kind = 'reply.continue'")
+    assert cut.id in record[0][0] and whole.id in record[0][0]
+    with pytest.raises(UsageError, match="was not cut"):
+        run(cut.prompt, engine, guard, ledger, continues=whole.id)
+
+
+def test_a_reply_that_fills_the_context_cannot_be_gone_on_with(guard, ledger):
+    engine = ScriptedEngine("The ", "sea ", "is ", fail=True)
+    with pytest.raises(RuntimeError):
+        run("Tell me of the sea.", engine, guard, ledger)
+    cut = ledger.latest_turn()
+    engine.context_length = 4
+    with pytest.raises(UsageError, match="fills the context"):
+        run(cut.prompt, engine, guard, ledger, continues=cut.id)
 
 
 def test_raw_prompts_are_continued_as_they_are(guard, ledger):

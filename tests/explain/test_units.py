@@ -47,12 +47,28 @@ def units_of(text, role="user", at=0):
 
 
 def test_levels():
-    from explain.units import sentences, turns, words
+    from explain.units import characters, sentences, turns, words
 
     units = units_of("Hi all. 今天好！ok?")
-    assert [u.text for u in words(units)] == ["Hi", " ", "all", ".", " ", "今", "天", "好", "！", "ok", "?"]
+    assert [u.text for u in characters(units)] == ["Hi", " ", "all", ".", " ", "今", "天", "好", "！", "ok", "?"]
+    assert [u.text for u in words(units)] == ["Hi", " ", "all", ".", " ", "今天", "好", "！", "ok", "?"]
+    assert [u.text for u in words(units_of("我们的天气很好吗"))] == ["我", "们", "的", "天气", "很", "好", "吗"]
+    assert [u.text for u in words(units_of("Привет мир"))] == ["Привет", " ", "мир"]
     assert [u.text for u in sentences(units)] == ["Hi all.", " 今天好！", "ok?"]
     assert [u.text for u in turns(units)] == ["Hi all. 今天好！ok?"]
+
+
+def test_a_role_is_everything_said_in_it():
+    from explain.units import roles
+
+    units, at = [], 0
+    for role, text in [("format", "|"), ("user", "One."), ("format", "|"), ("assistant", "Two."), ("format", "|"), ("user", "Three?")]:
+        units += units_of(text, role, at)
+        at += len(text)
+    joined = roles(units)
+    user = next(u for u in joined if u.role == "user")
+    assert user.spans == ((1, 5), (11, 17)) and user.text == "One. … Three?"
+    assert [u.role for u in joined] == ["format", "user", "format", "assistant", "format"]
 
 
 @pytest.mark.parametrize("limit", [1000, 40, 25, 12, 6, 3])

@@ -83,3 +83,13 @@ def test_a_broken_file_is_refused_with_its_name_and_rule(tmp_path: Path, text: s
 def test_rules_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SafetyError, match="no such rules"):
         Guard.load(user_rules=tmp_path / "nowhere.toml")
+
+
+def test_capital_letters_in_a_users_rule_match_like_small_ones(tmp_path: Path) -> None:
+    path = rule_file(
+        tmp_path,
+        '[[rule]]\nid = "mine.berlin"\ncategory = "privacy"\ntier = "block"\nanchors = ["Berlin"]\npatterns = ["Berlin \\\\w+"]\n',
+    )
+    guard = Guard.load(user_rules=path)
+    for text in ("Is Berlin Mitte nice?", "is BERLIN mitte nice?", "is berlin mitte nice?"):
+        assert [f.rule for f in guard.filter_prompt(text).findings] == ["mine.berlin"], text

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from assistant.errors import UsageError
 from assistant.settings import convert
-from assistant.tui import personas
+from assistant.tui import models, personas
 from assistant.tui.deeds.demands import require_idle
 from assistant.tui.sanitize import one_line
-from assistant.tui.screens.dialogs import ChoiceDialog, InputDialog
+from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
+from assistant.tui.screens.pull import PullDialog
 from assistant.tui.text import say
 from assistant.turn import Sampling
 
@@ -87,18 +88,31 @@ async def model(screen: ChatScreen, argument: str) -> None:
     """Answer with another model."""
     require_idle(screen)
 
-    def switch(name: str | None) -> None:
-        if name and name != screen.session.settings.model:
-            screen.change_setting("model", name)
-            screen.session.engine = None
-            screen.load_model()
+    def switch(name: str) -> None:
+        screen.change_setting("model", name)
+        screen.session.engine = None
+        screen.load_model()
+
+    async def choose(name: str | None) -> None:
+        if not name or name == screen.session.settings.model:
+            return
+        question = await screen.attempt(lambda: models.must_be_fetched(name), quiet=True)
+        if question is None:
+            return
+        if not question:
+            switch(name)
+            return
+
+        def agreed(sure: bool | None) -> None:
+            if sure:
+                screen.app.push_screen(PullDialog(name), lambda there: switch(name) if there else None)
+
+        screen.app.push_screen(ConfirmDialog(say("pull.title", name=one_line(name, 40)), question, say("pull.confirm")), agreed)
 
     if argument:
-        switch(argument)
+        await choose(argument)
     else:
-        from assistant.tui import models
-
         rows = await screen.attempt(models.choices)
         if rows is not None:
             current = screen.session.settings.model
-            screen.app.push_screen(ChoiceDialog(say("command.model.name"), rows, current), switch)
+            screen.app.push_screen(ChoiceDialog(say("command.model.name"), rows, current), choose)

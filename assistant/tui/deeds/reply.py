@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from assistant.continuing import CUT
 from assistant.errors import UsageError
-from assistant.tui import export
+from assistant.tui import export, withheld
 from assistant.tui.chat_state import Wish
 from assistant.tui.deeds.demands import current_turn, require_idle
+from assistant.tui.sanitize import one_line
+from assistant.tui.screens.dialogs import ChoiceDialog
 from assistant.tui.text import say
 from assistant.turn import Turn
 
@@ -37,12 +40,12 @@ async def regenerate(screen: ChatScreen, argument: str) -> None:
 
 
 async def continue_(screen: ChatScreen, argument: str) -> None:
-    """Ask for the rest of a reply that was cut."""
-    turn = screen.branch.tip
-    if turn is None or not turn.in_context:
+    """Go on with a reply that was cut, where it was cut; the whole is a sibling of the part."""
+    turn = current_turn(screen)
+    if turn.finish not in CUT or not turn.reply or not turn.in_context:
         raise UsageError(say("error.nothing_to_continue"))
     require_idle(screen)
-    await screen.ask(Wish("请从停下的地方继续。" if turn.language == "zh" else "Please continue where you stopped."))
+    await screen.ask(Wish(turn.prompt, True, turn.parent, continues=turn.id))
 
 
 async def edit(screen: ChatScreen, argument: str) -> None:
@@ -71,7 +74,28 @@ async def copy_code(screen: ChatScreen, argument: str) -> None:
     code = export.code_blocks(current_turn(screen).reply)
     if not code:
         raise UsageError(say("error.no_code"))
-    screen.copy("\n\n".join(code))
+    if len(code) == 1:
+        screen.copy(code[0])
+        return
+
+    def copy_one(number: str | None) -> None:
+        if number is not None:
+            screen.copy("\n\n".join(code) if number == "all" else code[int(number)])
+
+    rows = [
+        (str(i), f"{i + 1}. {one_line(block.strip(), 60)}", say("copy.lines", count=block.count("\n") + 1)) for i, block in enumerate(code)
+    ]
+    screen.app.push_screen(ChoiceDialog(say("command.turn_copy_code.name"), [*rows, ("all", say("copy.all"), "")]), copy_one)
+
+
+async def reveal(screen: ChatScreen, argument: str) -> None:
+    """Show a reply that was withdrawn, where the policy allows it; the log says that it was shown."""
+    turn = current_turn(screen)
+    if turn.finish != "blocked_output":
+        raise UsageError(say("error.nothing_withheld"))
+    text = await screen.attempt(lambda: withheld.reveal(screen.session, turn.id), quiet=True)
+    if text is not None and (view := screen.transcript.view_of(turn.id)) is not None:
+        await view.reveal(text)
 
 
 async def expand(screen: ChatScreen, argument: str) -> None:

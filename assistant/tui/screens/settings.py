@@ -22,6 +22,7 @@ from assistant.tui import config_file
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import InputDialog
 from assistant.tui.text import say
+from assistant.tui.told import told
 
 _NOT_HERE = {"database"}  # the log is open: another one needs another start
 
@@ -73,7 +74,7 @@ class SettingsScreen(ModalScreen[Settings]):
             try:
                 self._settings = replace(self._settings, **{name: convert(name, value, name)})
             except UsageError as error:
-                self.notify(one_line(str(error)), severity="warning", markup=False)
+                self.notify(one_line(told(error)), severity="warning", markup=False)
                 return
             options = self.query_one(OptionList)
             at = options.highlighted
@@ -93,7 +94,7 @@ class SettingsScreen(ModalScreen[Settings]):
             if changed:
                 config_file.save(path, changed)
         except UsageError as error:
-            self.notify(one_line(str(error)), severity="warning", markup=False)
+            self.notify(one_line(told(error)), severity="warning", markup=False)
             return
         self.notify(say("settings.saved", path=one_line(str(path))), markup=False)
 

@@ -12,6 +12,7 @@ from assistant.errors import PellucidError
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import MessageDialog
 from assistant.tui.text import say
+from assistant.tui.told import told
 
 _T = TypeVar("_T")
 
@@ -25,7 +26,7 @@ class TellingScreen(Screen[ScreenResultType]):
             return await asyncio.to_thread(job)
         except PellucidError as error:
             if quiet:
-                self.tell(str(error), "warning")
+                self.tell(told(error), "warning")
             else:
                 self.show_error(error)
             return None
@@ -33,7 +34,7 @@ class TellingScreen(Screen[ScreenResultType]):
     def show_error(self, error: Exception, title: str = "") -> None:
         """Show what went wrong, and go on."""
         known = isinstance(error, PellucidError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
+        text = told(error) if known else f"{type(error).__name__}: {error}"
         self.app.push_screen(MessageDialog(title or say("error.title"), text, error=True))
 
     def tell(self, text: str, severity: Literal["information", "warning"] = "information") -> None:

@@ -4,11 +4,17 @@ nothing is fetched or opened, raw HTML is shown as text, single line breaks are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
+from textual.events import Click
+from textual.message import Message
 from textual.widgets import Markdown
+from textual.widgets._markdown import MarkdownBlock, MarkdownFence
 
 from assistant.tui.sanitize import sanitize
+from assistant.tui.widgets.flat_list import FlatBulletList, FlatOrderedList
 
 
 def parser() -> MarkdownIt:
@@ -27,8 +33,28 @@ def _keep_line_breaks(state: StateCore) -> None:
                 child.type = "hardbreak"
 
 
+class CodeBlock(MarkdownFence):
+    """A fence that is copied by a click on it."""
+
+    @dataclass
+    class Copied(Message):
+        """This code is wanted on the clipboard."""
+
+        code: str
+
+    def on_click(self, event: Click) -> None:
+        if not self.screen.get_selected_text():  # else the mouse has just selected a part of it
+            event.stop()
+            self.post_message(self.Copied(self.code))
+
+
 class SafeMarkdown(Markdown):
     """Textual's Markdown behind the sanitiser. A clicked link is reported, never followed."""
+
+    BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012 (declared so by Markdown)
+        **Markdown.BLOCKS, "bullet_list_open": FlatBulletList, "ordered_list_open": FlatOrderedList,
+        "fence": CodeBlock, "code_block": CodeBlock,
+    }  # fmt: skip
 
     def __init__(self, text: str = "", classes: str | None = None) -> None:
         super().__init__(sanitize(text), classes=classes, parser_factory=parser, open_links=False)

@@ -45,6 +45,7 @@ class PromptInput(TextArea):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, soft_wrap=True, tab_behavior="focus", highlight_cursor_line=False)
+        self.cursor_blink = False  # a blinking cursor is most of what an idle screen costs
         self._earlier: list[str] = []
         self._at = 0  # position in the history; its length means the draft
         self._draft = ""

@@ -7,23 +7,18 @@ full update makes the result equal to rendering the whole reply at once.
 
 from __future__ import annotations
 
-import time
-
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.content import Content
 from textual.widgets import Static
 
 from assistant.tui.rendering import safe
 from assistant.tui.reply_blocks import Blocks
 from assistant.tui.sanitize import StreamSanitizer, sanitize
 from assistant.tui.widgets.markdown import SafeMarkdown
+from assistant.tui.widgets.tail import Tail
 
 PLAIN_ABOVE = 30_000
 """Longer texts are shown without Markdown."""
-
-_LAYOUT_EVERY = 0.3
-"""Seconds between two growths of the reply: a new line moves everything above it, and that is what costs."""
 
 
 class Reply(Vertical):
@@ -34,17 +29,18 @@ class Reply(Vertical):
         self._blocks = Blocks()
         self._stream = StreamSanitizer()
         self._complete = text
-        self._laid_out = 0.0
-        self._behind = False
-        plain = text is not None and len(text) > PLAIN_ABOVE
-        self._markdown = SafeMarkdown("" if plain or text is None else text)
-        self._tail = Static(safe(text) if plain and text else "", classes="tail", markup=False)
-        self._markdown.display = bool(text) and not plain
-        self._tail.display = plain
+        self._shown_plain = text is not None and len(text) > PLAIN_ABOVE
+        self._markdown = SafeMarkdown("" if self._shown_plain or text is None else text)
+        self._markdown.display = bool(text) and not self._shown_plain
+        self._tail = Tail() if text is None else None
 
     def compose(self) -> ComposeResult:
         yield self._markdown
-        yield self._tail
+        if self._tail is not None:
+            self._tail.display = False
+            yield self._tail
+        elif self._shown_plain and self._complete:
+            yield _plain(self._complete)
 
     @property
     def text(self) -> str:
@@ -57,35 +53,24 @@ class Reply(Vertical):
         if finished.strip():
             self._markdown.display = True
             await self._markdown.append(finished)
-        await self._show_tail(finished=bool(finished.strip()))
-
-    async def catch_up(self) -> None:
-        """Show the words that were held back to save a layout, once it is time."""
-        if self._behind and self._complete is None:
-            await self._show_tail(finished=False)
-
-    async def _show_tail(self, finished: bool) -> None:
-        tail = Content(self._blocks.tail.strip("\n"))
-        visible = bool(tail.plain.strip())
-        width = self._tail.size.width
-        # as long as no line is added nothing moves, and only these lines are drawn again
-        still = visible == self._tail.display and width > 0 and len(tail.wrap(width)) == self._tail.size.height
-        if not still and not finished and time.monotonic() - self._laid_out < _LAYOUT_EVERY:
-            self._behind = True
-            return
-        self._behind = False
-        self._tail.display = visible
-        self._tail.update(tail, layout=not still)
-        if not still:
-            self._laid_out = time.monotonic()
+        if self._tail is not None:
+            self._tail.show(self._blocks.tail)
 
     async def finish(self, text: str) -> None:
         """Show exactly `text`, rendered as a whole."""
         self._complete = text
-        plain = len(text) > PLAIN_ABOVE
-        if not plain:
-            await self._markdown.update(sanitize(text))
+        if self._tail is not None:
+            tail, self._tail = self._tail, None
+            await tail.remove()
+        for old in self.query(".plain"):
+            await old.remove()
+        self._shown_plain = len(text) > PLAIN_ABOVE
+        if self._shown_plain:
+            await self.mount(_plain(text))
         else:
-            self._tail.update(safe(text))
-        self._markdown.display = bool(text.strip()) and not plain
-        self._tail.display = plain
+            await self._markdown.update(sanitize(text))
+        self._markdown.display = bool(text.strip()) and not self._shown_plain
+
+
+def _plain(text: str) -> Static:
+    return Static(safe(text), classes="plain", markup=False)

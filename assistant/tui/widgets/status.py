@@ -10,6 +10,7 @@ from textual.widgets import Static
 from assistant.tui.format import bar
 from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
+from assistant.tui.told import told
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def status_line(status: Status, width: int) -> Content:
     if status.loading:
         known = status.fraction is not None
         gauge = f" {bar(status.fraction or 0, 12)} {round((status.fraction or 0) * 100)}%" if known else " …"
-        return Content.styled(say("status.loading", what=one_line(status.loading, 50)) + gauge, "$text-accent")
+        return Content.styled(say("status.loading", what=one_line(told(status.loading), 50)) + gauge, "$text-accent")
     parts = [Content(one_line(status.model, 32))]
     if status.context:
         share = status.used / status.context

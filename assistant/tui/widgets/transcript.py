@@ -158,6 +158,10 @@ class Transcript(VerticalScroll, can_focus=False):
         views = self.views
         return next((view for view in views if view.has_focus), views[-1] if views else None)
 
+    def view_of(self, turn: str) -> TurnView | None:
+        """The view of this turn, when it is mounted."""
+        return next((view for view in self.views if view.turn is not None and view.turn.id == turn), None)
+
     def place_siblings(self) -> None:
         """Say on every turn which of how many siblings it is."""
         for view in self.views:

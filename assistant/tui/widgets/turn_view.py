@@ -23,6 +23,7 @@ from assistant.tui.text import say
 from assistant.tui.thresholds import limits
 from assistant.tui.widgets.card import VerdictCard, card_body, card_title
 from assistant.tui.widgets.reply import Reply
+from assistant.tui.withheld import may_reveal
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
 
@@ -93,16 +94,17 @@ class TurnView(Vertical, can_focus=True):
                 pass
         self._say_footer()
 
-    async def catch_up(self) -> None:
-        """Show what was held back."""
-        await self._reply.catch_up()
-
     async def _finish(self, turn: Turn) -> None:
         self.turn = turn
         self.prompt = turn.prompt
         self.set_class(turn.finish in ("blocked_prompt", "blocked_output"), "-withdrawn")
         await self._reply.finish(turn.reply)
         self._show_reply(bool(turn.reply.strip()))
+
+    async def reveal(self, text: str) -> None:
+        """Show the words that were withdrawn in place of the refusal."""
+        await self._reply.finish(text)
+        self._show_reply(True)
 
     def place(self, position: tuple[int, int]) -> None:
         """Say which of how many siblings this is."""
@@ -151,7 +153,10 @@ class TurnView(Vertical, can_focus=True):
         return limits(verdict, "prompt" if where == "prompt" else "response")
 
     def _advice(self, verdict: Verdict, where: str) -> str:
-        return say(f"advice.{where}_{verdict.action.value}")
+        advice = say(f"advice.{where}_{verdict.action.value}")
+        if where == "reply" and verdict.action is Action.BLOCK and may_reveal(verdict):
+            advice += " · " + say("advice.reveal")
+        return advice
 
     def _prompt_content(self, verdict: Verdict | None = None) -> Content:
         verdict = verdict or (self.turn.prompt_verdict if self.turn else None)

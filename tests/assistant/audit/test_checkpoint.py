@@ -149,7 +149,7 @@ def test_receipts_need_no_log(path: Path, key: Path, tmp_path: Path) -> None:
         log_turn(ledger)
     run("checkpoint", "--db", path, "--sign", key, "-o", tmp_path / "note")
     file = tmp_path / "receipt.json"
-    assert run("receipt", turn.id, "--db", path, "--with-content", "-o", file).exit_code == 0
+    assert run("receipt", turn.id, "--db", path, "--with-content", "--json", "-o", file).exit_code == 0
     shutil.rmtree(path.parent)
     result = run("check-receipt", file, "--checkpoint", tmp_path / "note", "--key", key.with_suffix(".pub"))
     assert result.exit_code == 0 and "今天天气怎么样？" in result.stdout and "proven" in result.stdout

@@ -85,11 +85,11 @@ def test_verify(db: str) -> None:
 
 
 def test_export(db: str, tmp_path: Path) -> None:
-    lines = [json.loads(line) for line in run("export", "--db", db).stdout.splitlines()]
+    lines = [json.loads(line) for line in run("export", "--no-log-export", "--db", db).stdout.splitlines()]
     assert lines[0]["header"]["size"] == lines[-1]["footer"]["size"] == 7
     assert lines[4]["content"]["reply"]["text"] == "It is sunny."
     out = tmp_path / "log.jsonl"
-    assert run("export", "--db", db, "-o", str(out)).exit_code == 0
+    assert run("export", "--no-log-export", "--db", db, "-o", str(out)).exit_code == 0
     assert out.stat().st_mode & 0o777 == 0o600 and len(out.read_text().splitlines()) == 9
     result = run("export", "--db", db, "-o", str(tmp_path / "no" / "such" / "folder.jsonl"))
     assert result.exit_code == 3 and "cannot be written" in result.stderr

@@ -20,12 +20,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from assistant.audit.export import datasette
 from assistant.audit.export.table import formula_safe
+from assistant.audit.importing import import_jsonl
 from assistant.audit.redact import redact
 from assistant.audit.review import add_review
 from assistant.audit.selection import select
 from assistant.audit.verify import verify
 from assistant.cli.audit import audit
+from assistant.errors import LedgerError
 from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 from tests.assistant.store.conftest import log_turn
@@ -53,7 +56,7 @@ def db(path: Path) -> Path:
 @pytest.fixture
 def exported(db: Path, tmp_path: Path) -> Path:
     file = tmp_path / "log.jsonl"
-    assert run("export", "--db", db, "-o", file).exit_code == 0
+    assert run("export", "--no-log-export", "--db", db, "-o", file).exit_code == 0
     return file
 
 
@@ -65,10 +68,9 @@ def report(path: Path) -> dict[str, Any]:
 def test_import_gives_the_same_log(db: Path, exported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy" / "ledger.db"
     copy.parent.mkdir()
-    result = run("import", exported, "--db", copy, "--json")
-    assert result.exit_code == 0, result.stderr
+    result = import_jsonl(exported, copy)
     assert report(copy) == report(db) and report(copy)["outcome"] == "ok"
-    assert json.loads(result.stdout)["root"] == report(db)["root"]
+    assert result.root == report(db)["root"]
     assert copy.stat().st_mode & 0o777 == 0o600
     with Ledger.open(db, read_only=True) as a, Ledger.open(copy, read_only=True) as b:
         for table in ("ledger", "content", "erased", "registry", "checkpoint", "signature", "conversation", "counts"):
@@ -83,6 +85,42 @@ def test_import_gives_the_same_log(db: Path, exported: Path, tmp_path: Path) -> 
     assert report(copy)["outcome"] == "ok"
     with sqlite3.connect(copy) as raw, pytest.raises(sqlite3.IntegrityError):
         raw.execute("DELETE FROM ledger")
+
+
+def records(path: Path) -> list[tuple[int, str, str]]:
+    with Ledger.open(path, read_only=True) as ledger:
+        return list(ledger.query("SELECT seq, kind, record FROM ledger ORDER BY seq"))
+
+
+def test_what_is_taken_out_and_where_a_log_came_from_is_logged(db: Path, tmp_path: Path) -> None:
+    before, file, copy = len(records(db)), tmp_path / "log.jsonl", tmp_path / "copy.db"
+    assert run("export", "--db", db, "-o", file).exit_code == 0
+    seq, kind, record = records(db)[before]
+    assert (seq, kind) == (before + 1, "export") and json.loads(record)["format"] == "jsonl" and json.loads(record)["texts"] is True
+    whole = report(db)  # the export holds the record of itself
+    result = run("import", file, "--db", copy, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["root"] == whole["root"]
+    assert records(copy)[: whole["size"]] == records(db)
+    seq, kind, record = records(copy)[whole["size"]]
+    assert kind == "import" and (json.loads(record)["size"], json.loads(record)["root"]) == (whole["size"], whole["root"])
+    assert report(copy)["outcome"] == report(db)["outcome"] == "ok"  # the copy left no checkpoint in the name of the first log
+    assert run("export", "--db", db, "--format", "csv", "--verdict", "block").exit_code == 0
+    assert run("review", "export", "--db", db).exit_code == 0
+    assert run("backup", tmp_path / "backup.db", "--db", db).exit_code == 0
+    found = [json.loads(record) for _, kind, record in records(db) if kind == "export"][1:]
+    assert [(e["format"], e.get("filter")) for e in found] == [("csv", {"verdict": "block"}), ("training", None), ("backup", None)]
+
+
+def test_a_log_that_can_only_be_read_is_exported_all_the_same(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = db.read_bytes()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LedgerError("the log cannot be written: the file or its folder is read-only")
+
+    monkeypatch.setattr(Ledger, "transaction", refuse)
+    result = run("export", "--db", db, "--format", "csv")
+    assert result.exit_code == 0 and "not noted in the log" in result.stderr and result.stdout.count("\n") >= 5
+    assert db.read_bytes() == before
 
 
 def test_import_never_replaces_a_log(db: Path, exported: Path) -> None:
@@ -250,9 +288,19 @@ def test_datasette(db: Path, tmp_path: Path) -> None:
         assert c.execute("SELECT turn FROM turns ORDER BY rowid").fetchall() == [("T1",), ("T2",), ("GONE",), ("T3",)]
         assert c.execute("SELECT sum(turns), sum(flagged) FROM conversations").fetchall() == [(4, 1)]
         assert c.execute("SELECT label FROM reviews").fetchall() == [("unsafe",)]
-        found = "SELECT turn FROM turns WHERE rowid IN (SELECT rowid FROM turns_fts WHERE turns_fts MATCH '天气怎么样')"
-        assert c.execute(found).fetchall() == [("T1",)]
-    assert (tmp_path / "copy.metadata.yaml").read_text().startswith("title: ")
+        # what Datasette's search box asks: every word in quotes
+        boxed = "SELECT turn FROM turns WHERE rowid IN (SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?) ORDER BY rowid"
+        for text, hits in {
+            '"天"': ["T1"], '"天气"': ["T1"], '"怎么样"': ["T1"], '"气怎"': ["T1"], '"很好"': ["T1"], '"天" "样"': ["T1"],
+            '"天样"': [], '"好天"': [], '"SCRIPT"': ["T2"], '"secret"': [],
+        }.items():  # fmt: skip
+            assert c.execute(boxed, (text,)).fetchall() == [(hit,) for hit in hits], text
+        for text, hits in {
+            "天": ["T1"], "天气": ["T1"], "今天天气怎么样": ["T1"], "天气怎样": [], "alert": ["T2"], 'alert(1)" OR "bad': [], "bad": ["T3"],
+        }.items():  # fmt: skip
+            assert [row[0] for row in c.execute(datasette.SEARCH, {"text": text})] == hits, text
+    metadata = (tmp_path / "copy.metadata.yaml").read_text()
+    assert metadata.startswith("title: ") and json.dumps(datasette.SEARCH) in metadata
     assert copy.stat().st_mode & 0o777 == 0o600
     assert run("export", "--format", "datasette", "-o", copy, "--db", db).exit_code == 3
     assert run("export", "--format", "datasette", "--db", db).exit_code == 2

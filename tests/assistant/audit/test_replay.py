@@ -87,7 +87,10 @@ def test_honest_replies(ledger: Ledger, engine: Engine, rescorer: Any) -> None:
         assert fast.safety == {"prompt": "same", "reply": "same"} and fast.is_faithful
         exact = replay(ledger, turn.id, rescorer, exact=True)
         assert (exact.outcome, exact.worst_logprob, exact.worst_margin) == (Outcome.EXACT, 0.0, 0.0)
-        assert exact.environment["sampler"] == "gumbel-sha256/1"
+        assert exact.environment["sampler"] == "gumbel-sha256/2"
+        assert len(fast.steps) == fast.tokens and max(delta for delta, _ in fast.steps) == fast.worst_logprob
+        assert "steps" not in fast.to_dict()
+        assert fast.to_dict(steps=True)["steps"][0] == {"delta_logprob": fast.steps[0][0], "margin": 0.0}
 
 
 def forge(turn: Turn, **sampling: Any) -> Turn:
@@ -192,4 +195,6 @@ def test_the_command(path: Path, engine: Engine, tiny_model: Path, monkeypatch: 
     result = CliRunner().invoke(audit, [*command, "--sample", "9", "--exact"])
     assert result.exit_code == 0, result.output
     assert result.stdout.count("EXACT") == 3 and result.stdout.count("NOT-REPLAYABLE") == 1
+    result = CliRunner().invoke(audit, [*command, turns[0].id, "--tokens"])
+    assert result.exit_code == 0 and result.stdout.count("margin") == 1 + len(turns[0].tokens)
     assert CliRunner().invoke(audit, command).exit_code == 2

@@ -106,6 +106,18 @@ def test_training_rows(filled: Ledger) -> None:
     assert (reply["text"], reply["category"], reply["context"]) == ("how to", "weapons", prompt["text"])
 
 
+def test_the_classifier_can_be_trained_on_them(filled: Ledger, tmp_path: Path) -> None:
+    from safety.train import pack, read
+
+    for turn, label, category in (("A1", "safe", ""), ("F0", "safe", ""), ("F1", "unsafe", ""), ("OUT", "unsafe", "weapons")):
+        add_review(filled, turn, label, category=category)  # type: ignore[arg-type]
+    file = tmp_path / "reviews.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in training_rows(filled)), "utf-8")
+    rows = pack(read([file]))
+    assert rows.keys == ["prompt.en.safe.everyday", "prompt.en.safe.borderline", "prompt.en.unsafe", "response.en.unsafe"]
+    assert rows.lessons[-1].targets["weapons"] == 1.0
+
+
 def test_groups(filled: Ledger) -> None:
     assert [(g.name, g.turns, g.flagged) for g in group(filled, "verdict")] == [
         ("allow", 6, 0), ("caution", 3, 3), ("block", 1, 1),

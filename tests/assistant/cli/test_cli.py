@@ -21,7 +21,8 @@ def pellucid(capsys, tiny_model):
     def run(*arguments, model=True):
         options = ["--model", str(tiny_model), "--dtype", "float32"] if model and arguments[0] in ("ask", "explain") else []
         with pytest.raises(SystemExit) as end:
-            main([arguments[0], *options, *arguments[1:]])
+            at = 2 if arguments[1:2] == ("compare",) else 1
+            main([*arguments[:at], *options, *arguments[at:]])
         out = capsys.readouterr()
         return end.value.code, out.out, out.err
 
@@ -132,7 +133,7 @@ def test_a_corrupt_log_is_left_alone(pellucid, home):
     assert code == 3 and "Traceback" not in err and (home / "ledger.db").read_bytes() == before
 
 
-def test_explain_json_is_output_by_input_and_is_kept(pellucid, endless_model):
+def test_explain_json_is_output_by_input_and_is_kept(pellucid, endless_model, home):
     model = ("--model", str(endless_model))
     turn = json.loads(pellucid("ask", "--json", "--raw", "Hello there", "--max-tokens", "6", *model)[1])["turn"]
     code, out, err = pellucid("explain", turn, "--json", *model)
@@ -145,7 +146,34 @@ def test_explain_json_is_output_by_input_and_is_kept(pellucid, endless_model):
     assert code == 0 and out.startswith("<!doctype html>")
     code, out, _ = pellucid("explain", *model)
     assert code == 0 and "quality:" in out and "\x1b" not in out
-    assert pellucid("explain", "last", "--token", "99", *model)[0] == 1
+    code, out, _ = pellucid("explain", "last", "--span", "1:3", "--contrast", "xyz", "--json", *model)
+    a = json.loads(out)
+    assert code == 0 and a["target"].startswith("tokens 1:3, rather than") and len(a["scores"]) == 1
+    code, out, _ = pellucid("explain", "compare", "last", "--method", "ablation", "--method", "gradient-norm", *model)
+    assert code == 0 and "rank correlation ablation ~ gradient-norm" in out
+    code, out, _ = pellucid("explain", "last", "--token", "1", "--lens", *model)
+    assert code == 0 and "not an attribution" in out and "layer   2" in out
+    picture = home / "a.png"
+    assert pellucid("explain", "last", "--format", "png", "-o", str(picture), *model)[0] == 0 and picture.stat().st_size > 1000
+    code, out, _ = pellucid("explain", "last", "--verdict", "prompt", "--json", *model)
+    assert code == 0 and json.loads(out)["method"] == "exact-linear"
+    for wrong, status, message in [
+        (("--token", "99"), 1, "tokens 0 to"),
+        (("--span", "3:1"), 1, "no part of it"),
+        (("--span", "x"), 2, "is no span"),
+        (("--sentence", "9"), 1, "sentences 0 to"),
+        (("--token", "1", "--span", "1:2"), 1, "not several"),
+        (("--method", "magic"), 1, "no method 'magic'"),
+        (("--contrast", ""), 1, "nothing to compare"),
+        (("--lens",), 2, "--token N"),
+        (("--format", "png"), 2, "--output"),
+        (("--counterfactual",), 2, "--verdict"),
+        (("--method", "learned-attention"), 1, "no coefficients"),
+        (("--verdict", "prompt", "--counterfactual"), 1, "not flagged"),
+        (("--level", "page"), 1, "no level 'page'"),
+    ]:
+        code, _, err = pellucid("explain", "last", *wrong, *model)
+        assert (code, message in err) == (status, True), (wrong, code, err)
     assert pellucid("explain")[0] == 1  # another model is loaded
     assert pellucid("audit", "verify")[0] == 0
 

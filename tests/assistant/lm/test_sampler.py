@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from assistant.errors import UsageError
+from assistant.lm import sampler
 from assistant.lm.sampler import PENALTY_WINDOW, draw, gumbel, truncate
 from assistant.turn import Sampling
 
@@ -76,3 +77,13 @@ def test_the_penalty_lowers_tokens_of_the_reply_within_its_window():
 def test_impossible_sampling_is_refused_by_name(values):
     with pytest.raises(UsageError, match=next(iter(values)).split("_")[0]):
         Sampling(**values)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize("changes", [{"top_p": 0.9}, {"min_p": 0.05}, {"top_p": 0.99, "min_p": 0.001}, {"top_k": 2000, "top_p": 0.95}])
+def test_looking_at_the_head_first_keeps_what_a_whole_sort_keeps(scale, changes, monkeypatch):
+    logits = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * scale
+    quick = sampler.truncate(logits, [], sampling(**changes))
+    monkeypatch.setattr(sampler, "HEAD", 5000)
+    whole = sampler.truncate(logits, [], sampling(**changes))
+    assert torch.equal(quick.ids, whole.ids) and torch.equal(quick.logits, whole.logits)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from assistant.lm import weights
-from assistant.lm.decode import Decoder
+from assistant.lm import prefill, weights
+from assistant.lm.decode import EAGER, Decoder, Step
 from assistant.lm.gguf import GGUFFile
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.transformer import Config, Transformer
@@ -19,7 +19,7 @@ def load(path, dtype=torch.float32, pack=False):
     return config, *weights.load(file, config, dtype, CPU, pack=pack)
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def tiny(request, tmp_path_factory):
     return load(write_tiny_model(tmp_path_factory.mktemp("m") / "m.gguf", arch=request.param))
 
@@ -35,6 +35,46 @@ def test_the_cache_changes_nothing(tiny):
     decode = Decoder(model, None, cache)
     steps = torch.stack([model.logits(hidden[0, -1]), *(decode(int(i)) for i in ids[0, 12:])])
     assert (steps - whole[11:]).abs().max() < 1e-4
+
+
+@torch.inference_mode()
+def test_reading_a_prompt_feature_by_feature_equals_the_dense_model(tiny):
+    config, model, _ = tiny
+    ids = torch.randint(0, config.vocab_size, (1, 20))
+    whole, caches = model(ids)[0], [KVCache(config, 64, CPU), KVCache(config, 64, CPU)]
+    model(ids, cache=caches[0])
+    assert (prefill.read(model, ids[0, :12], caches[1]) - whole[11]).abs().max() < 1e-4
+    caches[1].advance(ids[0, :12].tolist())
+    mask = (torch.arange(20) <= torch.arange(12, 20).unsqueeze(1)).view(1, 1, 8, 20)
+    assert (prefill.read(model, ids[0, 12:], caches[1], mask) - whole[-1]).abs().max() < 1e-4
+    for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
+        assert torch.allclose(one[:, :, :20], other[:, :, :20], atol=1e-5)
+    assert prefill.suits(model)
+    with torch.device("meta"):
+        assert not prefill.suits(Transformer(config))
+
+
+@torch.inference_mode()
+def test_the_scripted_step_gives_the_bits_of_plain_python(tiny, monkeypatch):
+    config, model, packed = tiny
+    decoders = []
+    for plain in ("", "1"):
+        monkeypatch.setenv(EAGER, plain)
+        decoders.append(Decoder(model, packed, KVCache(config, 64, CPU)))
+    assert isinstance(decoders[1].run, Step) and not isinstance(decoders[0].run, Step)
+    for token in (3, 7, 7, 1):
+        assert torch.equal(decoders[0](token), decoders[1](token))
+
+
+def test_without_torchscript_the_plain_step_runs(tiny, monkeypatch):
+    config, model, _ = tiny
+
+    def gone(*args):
+        raise RuntimeError("torch.jit.script is not supported in Python 3.14+")
+
+    monkeypatch.setattr(torch.jit, "script", gone)
+    decoder = Decoder(model, None, KVCache(config, 64, CPU))
+    assert decoder.run is decoder.step and torch.isfinite(decoder(1)).all()
 
 
 @torch.inference_mode()
@@ -132,13 +172,17 @@ def test_logits_equal_transformers_on_the_default_model(default_model, default_e
 
 @pytest.mark.model
 @torch.inference_mode()
-def test_int4_decoding_stays_close_to_float32(default_model, default_engine):
+def test_int4_decoding_stays_close_to_float32(default_model, default_engine, monkeypatch):
     config, model, packed = load(default_model, pack=True)
     ids = default_engine.tokenizer.encode("Paris is the capital of France. The sky is blue because air scatters light. 今天天气很好。")
     exact = default_engine.model.logits(default_engine.model(torch.tensor([ids])))[0].log_softmax(-1)
     cache = KVCache(config, 128, CPU)
     decode = Decoder(model, packed, cache)
-    ours = torch.stack([decode(i) for i in ids]).log_softmax(-1)
+    logits = torch.stack([decode(i) for i in ids])
+    monkeypatch.setenv(EAGER, "1")
+    plain = Decoder(model, packed, KVCache(config, 128, CPU))
+    assert torch.equal(logits, torch.stack([plain(i) for i in ids]))
+    ours = logits.log_softmax(-1)
     divergence = (exact.exp() * (exact - ours)).sum(-1).mean()
     assert divergence < 0.003
     assert (ours.argmax(-1) == exact.argmax(-1)).float().mean() > 0.9

@@ -12,6 +12,7 @@ def test_form() -> None:
     text = canonical.encode({"b": [1, True, None], "a": {"z": 0.1, "é": "中\x00\ud800"}})
     assert text == '{"a":{"z":"0.1","é":"中␀\ufffd"},"b":[1,true,null]}'
     assert canonical.encode(canonical.decode(text)) == text
+    assert canonical.decode('{"a":"\\\\u0000\\u0001"}') == {"a": "\\u0000\x01"}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,11 @@ def test_form() -> None:
         "[]",
         "",
         '{"a":"\\u00e9"}',
+        '{"a":"\\u0000"}',
+        '{"a":"\\ud800"}',
+        '{"a":"\ud800"}',
+        '{"\\u0000":1}',
+        '{"a":{"b":1,"b":1}}',
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:

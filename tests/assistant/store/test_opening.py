@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from assistant import paths
 from assistant.errors import LedgerError
 from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
@@ -161,6 +162,14 @@ def test_only_the_owner_can_read_it(path: Path) -> None:
         path.chmod(0o644)
         Ledger.open(path).close()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        own = paths.data_dir() / "ledger.db"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (own.parent, path.parent):
+            folder.chmod(0o755)
+        for place in (own, path):
+            Ledger.open(place).close()
+        assert stat.S_IMODE(own.parent.stat().st_mode) == 0o700  # the program's own folder
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755  # somebody else's: only `audit doctor` says so
     finally:
         os.umask(mask)
 

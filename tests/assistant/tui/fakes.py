@@ -25,7 +25,7 @@ def tokens_of(text, size=4):
     out = []
     for index, piece in enumerate(pieces):
         logprob = -0.1 - (index * 7 % 11) / 5
-        others = (Candidate(7, piece, logprob), Candidate(8, " else", logprob - 1), Candidate(9, "别的", logprob - 2.5))
+        others = (Candidate(index, piece, logprob), Candidate(100_008, " else", logprob - 1), Candidate(100_009, "别的", logprob - 2.5))
         out.append(ReplyToken(index, index, piece, logprob, 1.0, others))
     return tuple(out)
 
@@ -159,6 +159,7 @@ class FakeSession:
         self.guard = object() if self.loaded else None
         self.requests = []
         self.explained = []
+        self.ablated = []
         self.gate = threading.Event()
         self.load_gate = threading.Event()
         self.explain_gate = threading.Event()
@@ -206,6 +207,9 @@ class FakeSession:
             yield Notice(text)
         yield Prefilled(31, 0, 2048)
         finish, shown, tokens = "stop", "", tokens_of(script.reply)
+        if request.continues:
+            shown = self.ledger.all[request.continues].reply
+            yield Text(shown)
         for count, token in enumerate(tokens):
             if script.gate_after == count:
                 while not self.gate.wait(0.02) and not (cancel and cancel.is_set()):
@@ -236,7 +240,15 @@ class FakeSession:
         yield Moderated(script.output_verdict, final=True)
         yield Finished(turn)
 
-    def explain(self, turn, *, method="ablation", token=None, progress=lambda what, fraction: None, cancel=None):
+    def ablate(self, turn, *, inputs, part, token):
+        self.ablated.append((turn, tuple(inputs[i] for i in part), token))
+        if self.explain_error:
+            raise self.explain_error
+        return SimpleNamespace(
+            removed="".join(inputs[i] for i in part), before=-0.5, after=-2.0, candidates=(Candidate(100_008, " else", -0.7),)
+        )
+
+    def explain(self, turn, *, method="ablation", token=None, against=None, progress=lambda what, fraction: None, cancel=None):
         self.explained.append((turn, method, token))
         progress("perturbing", 0.5)
         while not self.explain_gate.wait(0.02):
@@ -245,6 +257,8 @@ class FakeSession:
         if self.explain_error:
             raise self.explain_error
         attribution = attribution_of(self.ledger.turn(turn), method, token)
+        if against is not None:
+            attribution = replace(attribution, target=f"token {token} not {against}")
         self.ledger.kept.setdefault(turn, []).append(attribution)
         return attribution
 

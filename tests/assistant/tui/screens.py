@@ -8,6 +8,11 @@ import os
 import time
 from pathlib import Path
 
+from textual._context import visible_screen_stack
+from textual.events import Key
+from textual.keys import _character_to_key
+from textual.pilot import Pilot
+
 from assistant.tui.app import PellucidApp
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -16,6 +21,7 @@ WRITE = os.environ.get("PELLUCID_GOLDENS") == "write"  # read here: the tests ru
 
 def text_of(app):
     """The screen as lines of text, trailing blanks cut."""
+    visible_screen_stack.set(app._background_screens)
     strips = app.screen._compositor.render_strips()
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
@@ -26,16 +32,55 @@ async def wait_until(pilot, condition, what="", limit=10.0):
     while not condition():
         if time.monotonic() > until:
             raise AssertionError(f"never: {what or condition}\n{text_of(pilot.app)}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.005)
     await settled(pilot)
 
 
-async def settled(pilot):
-    """Let everything that is on its way arrive."""
-    for _ in range(3):
-        await pilot.app.animator.wait_until_complete()
-        await pilot._wait_for_screen()
-        await asyncio.sleep(0.02)
+async def settled(pilot, limit=10.0):
+    """Let everything that is on its way arrive: messages, layouts, workers and what they bring about."""
+    until = time.monotonic() + limit
+    app = pilot.app
+    while True:
+        while what := _busy(app):
+            if what == "a frame" and min(app.size) <= 10 and time.monotonic() > until - limit + 0.5:
+                return  # on a screen of a few cells a scroll bar may take its own room away for ever
+            if time.monotonic() > until:
+                raise AssertionError(f"never quiet: {what}\n{text_of(app)}")
+            await asyncio.sleep(0.002)
+        if not await pilot._wait_for_screen() or not _busy(app):  # a handler that is still running holds this back
+            return
+
+
+def _busy(app):
+    """What but a thread of its own is still going to change the screen by itself; empty when nothing is."""
+    if app._exception is not None:
+        return ""
+    if any(pump.message_queue_size or pump._next_callbacks for pump in app._registry) or app.message_queue_size:
+        return "messages"
+    if app._resize_event is not None or app._resize_timer is not None:
+        return "a new size"
+    if any(screen._callbacks or screen._update_timer._active.is_set() for screen in app.screen_stack):  # those behind a dialog too
+        return "a frame"
+    if app.screen._layout_required:
+        return "a layout"
+    return next((f"the worker {worker.name}" for worker in app.workers if worker.is_running), "")
+
+
+class QuickPilot(Pilot):
+    """Textual's pilot, which waits for what is really under way rather than for the processor to be idle."""
+
+    async def press(self, *keys):
+        for key in keys:
+            name = _character_to_key(key) if len(key) == 1 and not key.isalnum() else key
+            event = Key(name, key if len(key) == 1 else None)
+            event.set_sender(self.app)
+            self.app._driver.send_message(event)
+            await settled(self)
+
+    async def pause(self, delay=None):
+        if delay is not None:
+            await asyncio.sleep(delay)
+        await settled(self)
 
 
 async def shows(pilot, text):
@@ -58,7 +103,9 @@ def golden(app, name):
 async def running(session, size=(100, 30), conversation=None, keys=None):
     """The application on a terminal of `size`, and its pilot; the chat is drawn and its list is filled."""
     app = PellucidApp(session, conversation, keys)
-    async with app.run_test(size=size, notifications=True) as pilot:
+    app.animation_level = "none"
+    async with app.run_test(size=size, notifications=True):
+        pilot = QuickPilot(app)
         await wait_until(pilot, lambda: hasattr(app, "chat") and app.chat.is_mounted and hasattr(app.chat, "sidebar"))
         yield pilot
 

@@ -154,3 +154,16 @@ async def test_an_empty_log():
         await shows(pilot, "The log holds no such turn.")
         await pilot.press("r", "w", "enter", "down")
         assert pilot.app.is_running
+
+
+async def test_the_inspector_and_the_help_are_a_key_away():
+    turns = [make_turn(1, "why", "because it is so")]
+    async with running(FakeSession(ledger=MemoryLedger(turns))) as pilot:
+        await pilot.press("f4")
+        await shows(pilot, "T0001")
+        await pilot.press("f3")
+        await shows(pilot, "what it came from")
+        await pilot.press("escape")
+        await shows(pilot, "Audit log")
+        await pilot.press("f1")
+        await shows(pilot, "Esc closes this page")

@@ -1,5 +1,6 @@
 """The chat screen, driven by keys: sending, stopping, queueing, blocking, branching, errors. Nothing written is ever lost."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,9 @@ from textual.events import Paste
 
 from assistant.errors import ModelError
 from assistant.settings import Settings
+from assistant.tui import models
 from assistant.tui.screens.dialogs import MessageDialog
+from assistant.tui.widgets.markdown import CodeBlock
 from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, Script, make_turn
 from tests.assistant.tui.screens import idle, running, say_to, shows, text_of, wait_until
@@ -59,9 +62,48 @@ async def test_escape_stops_and_the_part_written_is_kept():
         await shows(pilot, "■ stopped")
         assert "one two thre" in text_of(pilot.app)
         assert session.ledger.all["T0001"].finish == "stopped"
+        session.scripts = [Script(" and six", gate_after=None)]
         await say_to(pilot, "/continue")
         await idle(pilot)
-        assert session.requests[1].parent == "T0001"
+        asked = session.requests[1]
+        assert (asked.continues, asked.parent, asked.prompt) == ("T0001", None, "count")
+        assert "one two thre and six" in text_of(pilot.app) and "‹ 2/2 ›" in text_of(pilot.app)
+        await say_to(pilot, "/continue")
+        await shows(pilot, "was not cut")
+        assert len(session.requests) == 2
+
+
+BLOCKED = Verdict(Action.BLOCK, 0.95, {"harassment": 0.95}, (), "An insult.", "balanced@1a2b3c4d")
+
+
+async def test_a_withdrawn_reply_is_shown_anyway_where_the_policy_allows_it_and_the_log_says_so():
+    session = FakeSession(scripts=[Script("you are a fool", output_verdict=BLOCKED, block_after=2)])
+    async with running(session) as pilot:
+        await say_to(pilot, "insult me")
+        await idle(pilot)
+        assert "you are a" not in text_of(pilot.app) and "a: show it anyway" in text_of(pilot.app)
+        await pilot.press("alt+up", "a")
+        await shows(pilot, "you are a")
+        assert session.ledger.events == [
+            ("reply.show", {"turn": "T0001", "conv": "C1", "category": "harassment", "policy": "balanced@1a2b3c4d"})
+        ]
+
+
+async def test_what_the_policy_does_not_name_stays_withdrawn():
+    session = FakeSession(
+        scripts=[Script("mix it so", output_verdict=replace(BLOCKED, categories={"weapons": 0.95}), block_after=1), Script()]
+    )
+    async with running(session) as pilot:
+        await say_to(pilot, "a bomb?")
+        await idle(pilot)
+        assert "show it anyway" not in text_of(pilot.app)
+        await say_to(pilot, "/reveal")
+        await shows(pilot, "does not let")
+        assert "mix it" not in text_of(pilot.app) and session.ledger.events == []
+        await say_to(pilot, "hello")
+        await idle(pilot)
+        await say_to(pilot, "/reveal")
+        await shows(pilot, "No reply was withdrawn")
 
 
 async def test_a_prompt_sent_meanwhile_waits_its_turn_and_can_be_taken_back():
@@ -321,12 +363,63 @@ async def test_a_persona_sets_prompt_sampling_and_policy():
         assert "Medical information" in text_of(pilot.app)
 
 
-async def test_another_model_is_loaded_on_the_spot():
+async def test_another_model_is_loaded_on_the_spot(tmp_path):
     session = FakeSession()
+    file = tmp_path / "other.gguf"
+    file.touch()
+    async with running(session) as pilot:
+        await say_to(pilot, f"/model {file}")
+        await wait_until(pilot, lambda: session.engine is not None and session.engine.info.name == str(file))
+        await say_to(pilot, "/model nosuch")
+        await shows(pilot, "there is no model called")
+
+
+class Fetching:
+    """Stands for the network: moves as far as the test lets it."""
+
+    def __init__(self, monkeypatch, error=None):
+        self.go, self.stopped, self.error = threading.Event(), False, error
+        monkeypatch.setattr(models, "fetch", self)
+
+    def __call__(self, name, progress, stop):
+        progress(f"fetching {name}", 0.42)
+        while not self.go.wait(0.01):
+            if stop.is_set():
+                self.stopped = True
+                raise models.Stopped
+        if self.error:
+            raise self.error
+
+
+async def test_a_model_that_is_not_here_is_fetched_when_the_person_agrees(monkeypatch):
+    fetching, session = Fetching(monkeypatch), FakeSession()
     async with running(session) as pilot:
         await say_to(pilot, "/model qwen3-0.6b")
+        await shows(pilot, "Apache-2.0")
+        await pilot.press("escape")
+        assert session.settings.model == "smollm2-135m"
+        await say_to(pilot, "/model qwen3-0.6b")
+        await pilot.press("y")
+        await shows(pilot, "42%")
+        fetching.go.set()
         await shows(pilot, "qwen3-0.6b ·")
-        assert session.ready
+        assert session.ready and session.settings.model == "qwen3-0.6b"
+
+
+async def test_fetching_can_be_stopped_and_can_fail(monkeypatch):
+    fetching, session = Fetching(monkeypatch, ModelError("cannot fetch it [/x]: check the network")), FakeSession()
+    async with running(session) as pilot:
+        await say_to(pilot, "/model qwen3-0.6b")
+        await pilot.press("y")
+        await shows(pilot, "42%")
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: fetching.stopped)
+        await say_to(pilot, "/model qwen3-0.6b")
+        await pilot.press("y")
+        fetching.go.set()
+        await shows(pilot, "cannot fetch it [/x]")
+        await pilot.press("escape")
+        assert session.settings.model == "smollm2-135m"
 
 
 async def test_files_are_attached_and_missing_ones_are_words(tmp_path):
@@ -352,6 +445,19 @@ async def test_copying_copies_what_is_shown():
         assert pilot.app.clipboard.startswith("text ␛[2J")
         await pilot.press("C")
         assert pilot.app.clipboard == "code"
+
+
+async def test_one_code_block_of_several_is_copied_by_key_and_by_mouse():
+    session = FakeSession(scripts=[Script("```py\nfirst\n```\n\n```\nsecond\nline\n```\n")])
+    async with running(session) as pilot:
+        await say_to(pilot, "q")
+        await idle(pilot)
+        await pilot.press("alt+up", "C")
+        await shows(pilot, "2. second")
+        await pilot.press("down", "enter")
+        assert pilot.app.clipboard == "second\nline"
+        await pilot.click(CodeBlock)
+        assert pilot.app.clipboard == "first"
 
 
 async def test_a_conversation_is_renamed_and_exported(tmp_path):

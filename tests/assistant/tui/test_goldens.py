@@ -9,7 +9,7 @@ import pytest
 
 from assistant.errors import ModelError
 from assistant.settings import Settings
-from assistant.tui import auditing
+from assistant.tui import auditing, models
 from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, Script, make_turn
 from tests.assistant.tui.screens import golden, idle, running, say_to, settled, shows, wait_until
@@ -150,6 +150,15 @@ async def withdrawn(pilot, at):
 
 
 @scene
+async def shown_anyway(pilot, at):
+    verdict = Verdict(Action.BLOCK, 0.95, {"harassment": 0.95}, (), at.words["reason"], POLICY)
+    at.scripts.append(Script("you are a fool", output_verdict=verdict, block_after=2, refusal=at.words["refusal"]))
+    await send(pilot, at.words["ask"])
+    await pilot.press("alt+up", "a")
+    await shows(pilot, "you are a")
+
+
+@scene
 async def cautioned(pilot, at):
     at.scripts.append(
         Script(at.words["reply"], prompt_verdict=at.caution(), output_verdict=at.caution(), notices=("2 turns were dropped.",))
@@ -248,6 +257,25 @@ async def erased(pilot, at):
     await wait_until(pilot, lambda: pilot.app.chat.branch.conversation == "E")
 
 
+@scene
+async def models_(pilot, at):
+    await say_to(pilot, "/model")
+    await shows(pilot, "qwen3-4b")
+
+
+@scene
+async def model_asked(pilot, at):
+    await say_to(pilot, "/model qwen3-0.6b")
+    await shows(pilot, "Apache-2.0")
+
+
+@scene
+async def model_fetched(pilot, at):
+    await model_asked(pilot, at)
+    await pilot.press("y")
+    await shows(pilot, "42%")
+
+
 # -- over the chat -----------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +355,20 @@ async def inspector_computing(pilot, at):
 async def inspector_other_method(pilot, at):
     await inspector(pilot, at)
     await pilot.press("m")
+
+
+@scene
+async def inspector_rather(pilot, at):
+    await inspector(pilot, at)
+    await pilot.press("right", "y", "enter")
+    await shows(pilot, "³")
+
+
+@scene
+async def inspector_left_out(pilot, at):
+    await inspector(pilot, at)
+    await pilot.press("right", "full_stop", "full_stop", "n")
+    await shows(pilot, "-1.50")
 
 
 # -- audit -------------------------------------------------------------------------------------------------------------
@@ -411,6 +453,8 @@ def prepare(name, at, monkeypatch):
         at.turns.append(make_turn(6, "tell me a story", "half a sentence", None, "I", finish="interrupted"))
     if name == "erased":
         at.turns.append(make_turn(6, "", "", None, "E", tokens=(), erased=("prompt", "reply")))
+    if name == "model_fetched":
+        monkeypatch.setattr(models, "fetch", lambda name, progress, stop: (progress(f"fetching {name}", 0.42), stop.wait(20)))
     check = auditing.Check(True, 42, "") if name == "audit_sound" else auditing.Check(False, 42, "record 7 was changed")
     monkeypatch.setattr(auditing, "check", lambda ledger: check)
 
@@ -425,15 +469,17 @@ async def test_scene(name, language, monkeypatch):
         await settled(pilot)
         await SCENES[name](pilot, at)
         await settled(pilot)
-        for width, height in SIZES:
-            await pilot.resize_terminal(width, height)
-            await settled(pilot)
+        for width, height in (SIZES[1], SIZES[0], SIZES[2]):  # the first is the one it has
+            if (width, height) != SIZES[1]:
+                await pilot.resize_terminal(width, height)
             try:
                 golden(pilot.app, f"{name}.{language}.{width}x{height}")
             except AssertionError as error:
                 wrong.append(str(error))
         for gate in (pilot.app.session.gate, pilot.app.session.load_gate, pilot.app.session.explain_gate):
             gate.set()
+        if hasattr(pilot.app.screen, "action_stop"):
+            pilot.app.screen.action_stop()
     assert not wrong, "\n\n".join(wrong)
 
 

@@ -125,3 +125,49 @@ async def test_a_reply_of_a_thousand_tokens_is_picked_through():
         await shows(pilot, "³")
         await pilot.press("end", "left")
         await wait_until(pilot, lambda: pilot.app.screen._picked == 998)
+
+
+async def test_one_word_is_held_against_another_candidate():
+    fake = session()
+    async with running(fake, conversation="C1") as pilot:
+        await opened(pilot)
+        await shows(pilot, "³")
+        await pilot.press("y")
+        await shows(pilot, "Pick one word of the reply")
+        await pilot.press("right", "y")
+        await shows(pilot, "“Rayl” rather than “else”")
+        assert "◇ " in text_of(pilot.app) and "Not explained yet" in text_of(pilot.app)
+        await pilot.press("enter")
+        await shows(pilot, "³")
+        assert fake.ledger.kept["T0001"][-1].target == "token 0 not 100008"
+        await pilot.press("y", "y")
+        assert "rather than" not in text_of(pilot.app)
+
+
+async def test_leaving_a_word_out_shows_the_true_change():
+    fake = session()
+    async with running(fake, conversation="C1") as pilot:
+        await opened(pilot)
+        await shows(pilot, "³")
+        await pilot.press("right", "n")
+        await shows(pilot, "Pick a word of the reply")
+        await pilot.press("full_stop", "full_stop", "n")
+        await shows(pilot, "probability 0.607 → 0.135 (-1.50 nats)")
+        assert "then it would be" in text_of(pilot.app) and fake.ablated[0][2] == 0
+        await pilot.press("right")
+        assert "then it would be" not in text_of(pilot.app)
+        fake.explain_error = ExplanationError("this explanation belongs to another prompt")
+        await pilot.press("n")
+        await shows(pilot, "belongs to another prompt")
+
+
+async def test_the_audit_and_the_help_are_a_key_away():
+    async with running(session(), conversation="C1") as pilot:
+        await opened(pilot)
+        await shows(pilot, "³")
+        await pilot.press("f4")
+        await shows(pilot, "Audit log")
+        await pilot.press("escape")
+        await shows(pilot, "what it came from")
+        await pilot.press("f1")
+        await shows(pilot, "Esc closes this page")

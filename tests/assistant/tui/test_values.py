@@ -61,6 +61,15 @@ def test_a_finished_turn_cuts_what_stood_after_its_parent():
     assert branch.position(branch.path[1]) == (3, 3)
 
 
+def test_only_the_last_turns_keep_their_tokens():
+    branch = Branch()
+    for number in range(1, 31):
+        branch.add(make_turn(number, "q", "answer", f"T{number - 1:04d}" if number > 1 else None, prompt_ids=(1, 2)))
+        branch.forget_tokens(5)
+    assert [bool(t.tokens) for t in branch.path] == [False] * 25 + [True] * 5
+    assert all(not t.prompt_ids for t in branch.path[:25]) and [t.reply for t in branch.path] == ["answer"] * 30
+
+
 def test_a_log_whose_turns_follow_each_other_in_a_circle_is_shown_all_the_same():
     turns = [make_turn(1, "a", "A", "T0002"), make_turn(2, "b", "B", "T0001")]
     assert len(Branch.through(turns, "T0001").path) <= 4
@@ -312,3 +321,65 @@ def test_texts_are_joined_across_tokens_and_nothing_else():
     generation = Generation(Session(), None)
     assert generation.join(5)
     assert generation.drain() == [Text("ab"), token, token, Withdrawn("no", ALLOW), Text("cd"), Ended()]
+
+
+# -- lists and tails ---------------------------------------------------------------------------------------------------
+
+
+async def test_flat_lists_look_as_textual_draws_them():
+    from textual.app import App
+    from textual.widgets import Markdown
+
+    from assistant.tui.widgets.markdown import SafeMarkdown
+    from tests.assistant.tui.screens import text_of
+
+    class Theirs(SafeMarkdown):
+        BLOCKS = Markdown.BLOCKS
+
+    text = (
+        "- one **two** three four five six seven eight nine\n- 天空是蓝色的，因为短波长的光散射得更多\n    - inner `code`\n\n"
+        "9. nine\n10. ten\n\n    second paragraph\n11. - nested at once\n\n- x\n\n    ```\n    code\n    ```\n\n"
+        "* [link](http://a.example) end\n"
+    )
+    shown = []
+    for kind in (SafeMarkdown, Theirs):
+
+        class Page(App):
+            CSS = "MarkdownList MarkdownParagraph { margin: 0; }"
+
+            def compose(self, kind=kind):
+                yield kind(text)
+
+        async with Page().run_test(size=(40, 40)) as pilot:
+            await pilot.pause()
+            shown.append(text_of(pilot.app))
+    assert shown[0] == shown[1] and "nested at once" in shown[0]
+
+
+async def test_a_tail_is_broken_like_the_whole_text_however_it_grows():
+    from textual.app import App
+
+    from assistant.tui.widgets.tail import STEP, Tail
+
+    class Page(App):
+        def compose(self):
+            yield Tail()
+
+    random_ = random.Random(5)
+    async with Page().run_test(size=(24, 200)) as pilot:
+        tail = pilot.app.query_one(Tail)
+        for _ in range(60):
+            tail.show("")
+            text = ""
+            for _ in range(random_.randint(1, 30)):
+                text += random_.choice(["a", "word ", "天空，", "\n", "\n\n", "x" * 30, "\t", " - "])
+                tail.show(text)
+            whole = Tail()
+            whole._wrapped_at, whole._text = 24, text.strip("\n")
+            assert "\n".join(tail.lines).split() == text.split() or "x" * 30 in text or "，" in text
+            fresh = pilot.app.query_one(Tail)
+            grown = list(fresh.lines)
+            fresh._open, fresh._text = (0, 0), text.strip("\n")
+            fresh._wrap()
+            assert fresh.lines == grown
+            assert tail._room % STEP == 0 and tail._room >= len(tail.lines)

@@ -6,10 +6,11 @@ import torch
 from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from explain import render
-from explain.attribute import Cancelled, attribute
+from explain.attributing import Cancelled, attribute
 from explain.attribution import Attribution
 from explain.faithfulness import grade
-from explain.perturbation import ablate
+from explain.perturbation import matrix as ablate
+from explain.problem import Problem
 from explain.units import Unit
 
 PROMPT, REPLY = "the sky is blue 天气", "because 空气"
@@ -57,12 +58,12 @@ def test_the_shared_beginning_changes_nothing(scorer):
 
 def test_gradient_and_perturbation_paths_score_the_same(scorer):
     keep = torch.ones(1, scorer.prompt_length, dtype=torch.bool)
-    assert torch.allclose(scorer.log_probs(keep), scorer.log_probs_of(scorer.ids.unsqueeze(0)).detach(), atol=1e-4)
+    assert torch.allclose(scorer.log_probs(keep), scorer.log_probs_of(scorer.prompt_ids.unsqueeze(0)).detach(), atol=1e-4)
 
 
 def test_captum_over_our_forward_equals_one_deletion_at_a_time(scorer):
     features = [Unit("", i, i + 2) for i in range(1, 11, 2)]
-    matrix = ablate(scorer, features, batch=3)
+    matrix = ablate(Problem(scorer, features, [], batch=3))
     whole = torch.ones(1, scorer.prompt_length, dtype=torch.bool)
     base = scorer.log_probs(whole)[0]
     for column, unit in enumerate(features):
@@ -172,3 +173,41 @@ def test_the_default_model_knows_where_paris_came_from(default_engine):
     )  # fmt: skip
     best = sorted(range(len(a.totals)), key=lambda i: a.totals[i], reverse=True)[:2]
     assert {a.input_tokens[i] for i in best} == {" capital", " France"}
+
+
+def test_a_stopped_run_goes_on_where_it_was(engine, scorer):
+    known, calls = {}, []
+
+    def stop_after_some():
+        calls.append(1)
+        return len(calls) > 2
+
+    with pytest.raises(Cancelled):
+        explain(engine, scorer, known=known, cancelled=stop_after_some, batch=2)
+    assert known
+    before = scorer.forwards
+    resumed = explain(engine, scorer, known=dict(known))
+    cost = scorer.forwards - before
+    fresh = explain(engine, ReplyScorer(engine.model, scorer.prompt_ids.tolist(), scorer.ids[scorer.prompt_length :].tolist()))
+    assert resumed.totals == pytest.approx(fresh.totals, abs=1e-4) and cost < fresh.quality["forwards"]
+
+
+def test_a_part_of_the_reply_is_explained_alone(engine, scorer):
+    whole = explain(engine, scorer)
+    part = explain(engine, scorer, span=(0, 3))
+    assert part.target == "tokens 0:3" and part.output_tokens == whole.output_tokens[:3]
+    assert part.totals == pytest.approx([sum(row[i] for row in whole.scores[:3]) for i in range(len(whole.totals))], abs=1e-4)
+    one = explain(engine, scorer, sentence=0)
+    assert one.target == "sentence 0" and one.totals == pytest.approx(whole.totals, abs=1e-4)
+
+
+@pytest.mark.parametrize("level, pieces", [("character", 10), ("turn", 1), ("role", 1)])
+def test_levels_of_the_prompt(engine, scorer, level, pieces):
+    a = explain(engine, scorer, level=level)
+    assert a.quality["features"] == pieces and "".join(a.input_tokens).endswith("天气")
+
+
+def test_an_explanation_no_better_than_chance_says_so():
+    assert "no better than a random one" in render.terminal(sample(quality={"grade": "not supported"}), colour=False)
+    text = render.terminal(sample(quality={"grade": "weak", "seconds": 1.0, "joules": 12.0, "energy_source": "measured"}), colour=False)
+    assert "12 J (measured)" in text

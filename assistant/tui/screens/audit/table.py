@@ -6,63 +6,33 @@ The table grows page by page as the cursor goes down; no page is ever counted or
 from __future__ import annotations
 
 import asyncio
-import threading
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.message import Message
 from textual.widgets import DataTable, Input, Static, TabbedContent, TabPane, Tree
-from textual.widgets.tree import TreeNode
 
-from assistant.errors import PellucidError
-from assistant.tui import auditing, trace
+from assistant.tui import trace
 from assistant.tui.backend import SessionLike
-from assistant.tui.format import FINISH_MARKS, MARKS, category, moment, shortened
-from assistant.tui.sanitize import one_line
-from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
+from assistant.tui.screens.audit.rows import cells, grow
 from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.text import say
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.safe_input import SafeInput
 from assistant.turn import Turn
 from explain.attribution import Attribution
-from safety.verdict import Action
 
 PAGE = 50
 _COLUMNS = ("time", "verdict", "text", "finish", "model")
 FILTERS = ("all", "flagged", "block", "caution", "redact", "queue")
-_STYLES = {"allow": "green", "caution": "yellow", "redact": "cyan", "block": "red"}
 
 
-@dataclass
-class Checked(Message):
-    """The log was checked, or could not be."""
+class AuditTable(TellingScreen[tuple[str, str] | None]):
+    """Finds and shows turns. Answers the (conversation, turn) to jump to, or None."""
 
-    check: auditing.Check | None
-    error: str = ""
-
-
-class AuditScreen(TellingScreen[tuple[str, str] | None]):
-    """Answers the (conversation, turn) to jump to, or None."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        ("escape,f4", "leave", ""),
-        ("q", "leave", ""),
-        ("slash", "search", ""),
-        ("f", "filter(1)", ""),
-        ("F", "filter(-1)", ""),
-        ("v", "verify", ""),
-        ("x", "export", ""),
-        ("r", "redact", ""),
-        ("w", "review", ""),
-        ("tab", "other_pane", ""),
-    ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide"), (130, "-broad")]  # noqa: RUF012 (declared by Screen)
 
     def __init__(self, session: SessionLike, turn: str | None = None) -> None:
@@ -131,8 +101,8 @@ class AuditScreen(TellingScreen[tuple[str, str] | None]):
         self._complete = len(rows) < PAGE
         self._rows += rows
         for row in rows:
-            cells = _cells(row, max(16, table.size.width - 64))
-            table.add_row(*(cells[name] for name in self._columns))
+            shown = cells(row, max(16, table.size.width - 64))
+            table.add_row(*(shown[name] for name in self._columns))
         self._say_count()
         if not more:
             if rows and self._first_turn is None:
@@ -186,7 +156,7 @@ class AuditScreen(TellingScreen[tuple[str, str] | None]):
         root = trace.trace(*found)
         tree.root.set_label(Text(root.text, "bold"))
         for node in root.children:
-            _grow(tree.root, node)
+            grow(tree.root, node)
         tree.root.expand()
         self.query_one("#texts", Static).update(trace.texts(self._turn))
         self.query_one("#json", Static).update(Content(trace.as_json(*found)))
@@ -200,8 +170,6 @@ class AuditScreen(TellingScreen[tuple[str, str] | None]):
         self.query_one("#texts", Static).update("")
         self.query_one("#json", Static).update("")
 
-    # -- deeds -------------------------------------------------------------------------------------------------------
-
     def action_search(self) -> None:
         """Type words to search for."""
         self.query_one("#audit-search").focus()
@@ -210,71 +178,6 @@ class AuditScreen(TellingScreen[tuple[str, str] | None]):
         """Show only turns with the next verdict."""
         self._filter = FILTERS[(FILTERS.index(self._filter) + step) % len(FILTERS)]
         self._fill()
-
-    def action_verify(self) -> None:
-        """Check every hash of the log, in the background."""
-        self._say_state(say("audit.verifying"), "$text-accent")
-
-        def run() -> None:
-            try:
-                self.post_message(Checked(auditing.check(self._session.ledger)))
-            except PellucidError as error:
-                self.post_message(Checked(None, str(error)))
-
-        threading.Thread(target=run, name="verify", daemon=True).start()
-
-    @on(Checked)
-    def _checked(self, event: Checked) -> None:
-        if event.check is None:
-            self._say_state(one_line(event.error, 80), "$text-warning")
-        elif event.check.sound:
-            self._say_state(say("audit.sound", records=event.check.records), "$text-success")
-        else:
-            self._say_state(say("audit.broken", summary=one_line(event.check.summary, 100)), "$text-error")
-
-    def action_review(self) -> None:
-        """Judge the decision about the turn; the judgement goes into the log."""
-        turn = self._turn
-        if turn is None:
-            return
-        labels: tuple[Literal["safe", "unsafe", "unsure"], ...] = ("safe", "unsafe", "unsure")
-
-        async def judge(label: str | None) -> None:
-            chosen = next((one for one in labels if one == label), None)
-            if chosen and await self.attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen), quiet=True) is not None:
-                self.tell(say("audit.reviewed"))
-
-        rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
-        self.app.push_screen(ChoiceDialog(say("audit.review_title"), rows), judge)
-
-    def action_redact(self) -> None:
-        """Erase the texts of the turn."""
-        turn = self._turn
-        if turn is None:
-            return
-
-        async def confirmed(sure: bool | None) -> None:
-            if sure and await self.attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit"), quiet=True) is not None:
-                self.tell(say("audit.redacted", count=1))
-                self._fill()
-
-        self.app.push_screen(ConfirmDialog(say("audit.redact_title"), say("audit.redact_text"), say("delete.confirm")), confirmed)
-
-    def action_export(self) -> None:
-        """Write the turns of the list to a file."""
-        from assistant.tui import export
-
-        ids = [row.turn for row in self._rows]
-
-        async def write(name: str | None) -> None:
-            if not name:
-                return
-            ledger = self._session.ledger
-            path = await self.attempt(lambda: export.write_turns([ledger.turn(id) for id in reversed(ids)], name), quiet=True)
-            if path is not None:
-                self.tell(say("export.done", path=path))
-
-        self.app.push_screen(InputDialog(say("audit.export_title"), "pellucid-audit.jsonl", say("audit.export_text")), write)
 
     def action_other_pane(self) -> None:
         """Between table and detail."""
@@ -298,30 +201,3 @@ class AuditScreen(TellingScreen[tuple[str, str] | None]):
     def _say_count(self) -> None:
         words = say.counted("audit.count", len(self._rows)) if self._complete else say("audit.more", count=len(self._rows))
         self.query_one(DataTable).border_title = Content(f"{say('audit.title')} · {say('audit.filter_' + self._filter)} · {words}")
-
-
-def _cells(row: Any, room: int) -> dict[str, Text]:
-    action = row.verdict or "allow"
-    score = f" {row.score:.2f}" if hasattr(row, "score") else ""
-    named = f" {category(row.category)}" if getattr(row, "category", "") and action != "allow" else ""
-    mark = MARKS[Action(action)] if action in tuple(Action) else "·"
-    finish = getattr(row, "finish", "")
-    prompt = row.prompt if hasattr(row, "prompt") else row.snippet
-    erased = getattr(row, "erased", False) and not prompt
-    return {
-        "time": Text(moment(row.created_us)[5:16]),
-        "verdict": Text(one_line(f"{mark} {say.get('action.' + action, action)}{named}{score}", 34), _STYLES.get(action, "")),
-        "finish": Text(f"{FINISH_MARKS.get(finish, '·')} {say.get('finish.' + finish, finish)}" if finish else ""),
-        "model": Text(one_line(getattr(row, "model", ""), 18)),
-        "text": Text(say("audit.erased") if erased else shortened(one_line(prompt, 200), room)),
-    }
-
-
-def _grow(parent: TreeNode[Any], node: trace.Node) -> None:
-    label = Text(node.text)
-    if not node.children:
-        parent.add_leaf(label)
-        return
-    branch = parent.add(label, expand=True)
-    for child in node.children:
-        _grow(branch, child)

@@ -1,0 +1,161 @@
+"""Which method of explaining tells the truth about this model? `pellucid evaluate explain`; and the fitting of learned attention."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from assistant.lm.engine import Engine
+from assistant.lm.scoring import ReplyScorer
+from assistant.turn import Message, Sampling
+from explain import attention, evaluation, faithfulness, gradients, perturbation, sampling
+from explain.attributing import METHODS
+from explain.compare import spearman
+from explain.problem import Problem
+from explain.units import characters, group
+
+REPLY_TOKENS = 24
+COMPARED = (
+    perturbation.NAME, sampling.CONTEXTCITE, attention.LEARNED, gradients.NORM, gradients.PRODUCT, attention.ROLLOUT,
+)  # fmt: skip
+CONTEXTCITE_SUBSETS = 32
+Progress = Callable[[str, float | None], None]
+
+
+def problem_of(engine: Engine, prompt: str, *, seed: int = 0) -> Problem:
+    """A prompt in the model's chat format with its own greedy reply, cut into words (Chinese: characters)."""
+    rendered = engine.render([Message("user", prompt)], reserve=REPLY_TOKENS)
+    generation = engine.generate(rendered, Sampling(temperature=0, max_tokens=REPLY_TOKENS))
+    reply = [token.id for token in generation] or [next(iter(engine.tokenizer.eos))]
+    tokenizer = engine.tokenizer
+
+    def piece(i: int) -> bytes:
+        return tokenizer.bytes_of(i) or tokenizer.text_of(i).encode()
+
+    roles = [p.role or "format" for p in rendered.pieces]
+    units = characters(group([piece(i) for i in rendered.ids], roles))
+    outputs = group([piece(i) for i in reply], [""] * len(reply))
+    return Problem(
+        ReplyScorer(engine.model, rendered.ids, reply), [u for u in units if u.role != "format" and u.text.strip()], outputs, roles,
+        baseline_id=engine.neutral_id, samples=CONTEXTCITE_SUBSETS, seed=seed,
+    )  # fmt: skip
+
+
+def evaluate(
+    engine: Engine,
+    prompts: Mapping[str, Sequence[str]],
+    coefficients: torch.Tensor | None,
+    progress: Progress = lambda what, fraction: None,
+) -> dict[str, Any]:
+    """Per method: LDS with its 95 % interval (all, and per language), the drop without the best three pieces, and seconds a prompt.
+
+    prompts: language → prompts. `random` is the mean of what random scores reach.
+    """
+    chosen = [m for m in COMPARED if m != attention.LEARNED or coefficients is not None]
+    scored: dict[str, dict[str, list[float]]] = {m: {language: [] for language in prompts} for m in (*chosen, "random")}
+    drops: dict[str, list[float]] = {m: [] for m in (*chosen, "random")}
+    seconds: dict[str, list[float]] = {m: [] for m in chosen}
+    done, total = 0, sum(map(len, prompts.values()))
+    for language, texts in prompts.items():
+        for text in texts:
+            problem = problem_of(engine, text)
+            problem.coefficients = coefficients
+            masks, actual = evaluation.outcomes(problem)
+            count = len(problem.features)
+            whole = float(problem.total(problem.everything))
+            rng = random.Random(done)
+            rows = {"random": [rng.random() for _ in range(count)]}
+            for method in chosen:
+                problem.known.clear()
+                began = time.perf_counter()
+                found = METHODS[method].run(problem)
+                seconds[method].append(time.perf_counter() - began)
+                rows[method] = [sum(row[i] for row in found.rows) for i in range(count)]
+            for method, row in rows.items():
+                scored[method][language].append(evaluation.datamodelling_score(row, masks, actual))
+                without = problem.everything.clone()
+                without[0, faithfulness.strongest(row, faithfulness.TOP)] = 0.0
+                drops[method].append(whole - float(problem.total(without)))
+            done += 1
+            progress(f"{done} of {total} prompts", done / total)
+    return {
+        "model": engine.info.name, "dtype": engine.info.dtype, "prompts": {k: len(v) for k, v in prompts.items()},
+        "subsets_a_prompt": evaluation.SUBSETS, "reply_tokens": REPLY_TOKENS, "contextcite_subsets": CONTEXTCITE_SUBSETS,
+        "methods": {m: _row(scored[m], drops[m], seconds.get(m)) for m in (*chosen, "random")},
+    }  # fmt: skip
+
+
+def _row(scores: dict[str, list[float]], drops: list[float], seconds: list[float] | None) -> dict[str, Any]:
+    everything = [value for values in scores.values() for value in values]
+    mean, low, high = evaluation.interval(everything)
+    row: dict[str, Any] = {"lds": mean, "lds_95": [low, high]}
+    row |= {f"lds_{language}": evaluation.interval(values)[0] for language, values in scores.items() if values}
+    row["drop_top3_nats"] = sum(drops) / len(drops)
+    if seconds:
+        row["seconds"] = sorted(seconds)[len(seconds) // 2]
+    return row
+
+
+def randomised(
+    engine: Engine, prompts: Sequence[str], coefficients: torch.Tensor | None, progress: Progress = lambda what, fraction: None
+) -> dict[str, Any]:
+    """The model-randomisation check (Adebayo et al. 2018, arXiv:1810.03292): per method, the mean rank correlation of the scores for this
+    model with those for one whose matrices were shuffled. What explains the model falls to about 0; what only looks at the text does not.
+    """
+    chosen = [m for m in COMPARED if m != attention.LEARNED or coefficients is not None]
+    problems = [problem_of(engine, text) for text in prompts]
+    model = engine.model
+    shuffled = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in shuffled.parameters():
+        if parameter.dim() > 1:
+            order = torch.randperm(parameter.numel(), generator=generator)
+            parameter.data = parameter.data.flatten()[order].view_as(parameter)
+    found: dict[str, list[float]] = {m: [] for m in chosen}
+    for i, problem in enumerate(problems):
+        target = problem.target
+        assert isinstance(target, ReplyScorer)
+        problem.coefficients = coefficients
+        other = replace(
+            problem, target=ReplyScorer(shuffled, target.prompt_ids.tolist(), target.ids[target.prompt_length :].tolist()), known={}
+        )
+        for method in chosen:
+            rows = [np.sum(METHODS[method].run(one).rows, 0).tolist() for one in (problem, other)]
+            found[method].append(spearman(*rows))
+        progress(f"{i + 1} of {len(problems)} prompts", (i + 1) / len(problems))
+    return {"model": engine.info.name, "prompts": len(problems), "methods": {m: sum(v) / len(v) for m, v in found.items()}}
+
+
+def fit(engine: Engine, prompts: Sequence[str], *, subsets: int = 32, progress: Progress = lambda what, fraction: None) -> dict[str, Any]:
+    """The coefficients of learned attention for this model, as they are stored."""
+    features, masks, actual = [], [], []
+    for i, text in enumerate(prompts):
+        problem = problem_of(engine, text)
+        heads = attention.heads(problem)  # (LH, O, F)
+        lengths = torch.tensor([float(unit.end - unit.start) for unit in problem.outputs])
+        features.append(torch.einsum("hof,o->hf", heads, lengths))
+        mask, outcome = evaluation.outcomes(problem, subsets, seed=i)
+        masks.append(mask)
+        actual.append(outcome)
+        progress(f"{i + 1} of {len(prompts)} prompts", (i + 1) / len(prompts))
+    theta = evaluation.fit_heads(features, masks, actual)
+    c = engine.model.config
+    rounded = [[float(f"{value:.4g}") for value in row] for row in theta.view(c.n_layers, c.n_heads).tolist()]
+    return {
+        "model": engine.info.name, "sha256": engine.info.sha256, "method": attention.LEARNED, "prompts": len(prompts),
+        "subsets_a_prompt": subsets, "coefficients": rounded,
+    }  # fmt: skip
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; empty lines and `#` comments are left out. Raises OSError or UnicodeDecodeError."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,101 @@
+"""`pellucid evaluate`: how good is what this program says of a model?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
+from assistant.errors import UsageError
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure quality on data: how faithful explanations are."""
+
+
+@evaluate.command()
+@click.option("--prompts", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="One prompt a line, named LANGUAGE in prompts.LANGUAGE.txt (default: the shipped ones).")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many prompts of each file.")
+@click.option("--sanity", is_flag=True, help="Instead: does a model of shuffled weights get other explanations, as it should?")
+@model_option
+@json_option
+def explain(files: tuple[Path, ...], limit: int | None, sanity: bool, model: str | None, as_json: bool) -> None:
+    """How faithful each method of explaining is on this model: LDS with confidence intervals, and what the top words are worth."""
+    from safety.resources import data_path
+
+    chosen = files or (data_path("explain", "prompts.en.txt"), data_path("explain", "prompts.zh.txt"))
+    engine, progress = load_engine(model)
+    from assistant.benchmarks.faithfulness import evaluate as run
+    from assistant.benchmarks.faithfulness import randomised, read_prompts
+    from assistant.explaining import coefficients
+
+    try:
+        prompts = {file.stem.removeprefix("prompts."): read_prompts(file)[:limit] for file in chosen}
+        if not any(prompts.values()):
+            raise UsageError("the files hold no prompt: give one a line")
+        if sanity:
+            result = randomised(engine, [text for texts in prompts.values() for text in texts], coefficients(engine), progress)
+        else:
+            result = run(engine, prompts, coefficients(engine), progress)
+    finally:
+        progress.done()
+    if as_json:
+        echo_json(result)
+        return
+    if sanity:
+        for method, correlation in result["methods"].items():
+            click.echo(f"{method:<22}{correlation:>+7.3f}")
+        return
+    click.echo(f"{result['model']} ({result['dtype']}), prompts: {result['prompts']}")
+    click.echo(f"{'method':<22}{'LDS':>7}{'95 % interval':>18}{'drop@3':>9}{'seconds':>9}")
+    for method, row in sorted(result["methods"].items(), key=lambda item: -item[1]["lds"]):
+        low, high = row["lds_95"]
+        seconds = f"{row['seconds']:.2f}" if "seconds" in row else ""
+        click.echo(f"{method:<22}{row['lds']:>7.3f}{f'{low:.3f} … {high:.3f}':>18}{row['drop_top3_nats']:>9.2f}{seconds:>9}")
+
+
+@evaluate.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--tune",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Choose the thresholds on this file (default: half of FILE).",
+)
+@click.option("--limit", type=click.IntRange(min=2), help="Only so many texts of each file.")
+@json_option
+def spans(file: Path, tune: Path | None, limit: int | None, as_json: bool) -> None:
+    """Does the guard mark the words that people marked in FILE (JSONL: text, rationale)? Character F1 and AUPRC."""
+    from assistant.benchmarks.spans import evaluate as run
+    from assistant.benchmarks.spans import read
+    from assistant.loading import load_guard
+
+    try:
+        rows = read(file)[:limit]
+        tuning = read(tune)[:limit] if tune else rows[::2]
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UsageError(str(error)) from error
+    rows = rows if tune else rows[1::2]
+    if not rows or not tuning:
+        raise UsageError(f"{file.name} holds no text with marked spans: give JSONL with text and rationale")
+    progress = Progress()
+    try:
+        result = run(load_guard(load_settings(), progress), tuning, rows, progress)
+    finally:
+        progress.done()
+    if as_json:
+        echo_json(result)
+    else:
+        for name, value in result.items():
+            click.echo(f"{name.replace('_', ' '):<16}{value:.4g}")
+
+
+def load_engine(model: str | None) -> tuple[Any, Progress]:
+    """The model and the progress line that showed it loading."""
+    from assistant.loading import load_engine as load
+
+    progress = Progress()
+    return load(load_settings(model=model), progress), progress

@@ -1,0 +1,38 @@
+"""`pellucid serve`: the terminal application in a browser on this machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+from assistant.cli.common import load_settings, model_options
+from assistant.errors import UsageError
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="The port to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
+@click.option(
+    "--sessions", type=click.IntRange(1, 64), default=2, show_default=True, help="How many pages may be open: each loads a model."
+)
+@model_options
+def serve(port: int, host: str, sessions: int, **flags: str | None) -> None:
+    """Open the terminal application in a browser. Prints the address, which holds a new secret; Ctrl+C ends it."""
+    load_settings(**flags)  # what is wrong with them is said here, not on the page
+    try:
+        from aiohttp import web
+
+        from assistant.web.server import GuardedServer
+    except ImportError as error:
+        raise UsageError("the browser needs an extra: pip install 'pellucid[serve]'") from error
+    given = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
+    command = shlex.join([sys.executable, "-c", "from assistant.cli.main import main; main()", "chat", *given])
+    server = GuardedServer(command, host=host, port=port, sessions=sessions)
+    click.echo(server.address)
+    sys.stdout.flush()
+    try:
+        web.run_app(server._make_app(), host=host, port=port, print=None)
+    except OSError as error:
+        raise UsageError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error

@@ -1,0 +1,53 @@
+"""Reading a prompt: the arithmetic of `transformer.py` for a batch of one without gradients, laid out for the processor's matrix kernels.
+
+The residual stream is kept feature-major, h (D, L). Then the two largest products of a block are W · x with the big matrix on the left,
+which the CPU libraries multiply some 15 % faster at the length of a prompt than x · Wᵀ (measured on AVX2; `pellucid bench engine`), the
+residual sums happen inside the products, and everything between them is done in place.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from assistant.lm.kv_cache import KVCache
+from assistant.lm.transformer import Block, Transformer, rms_norm
+
+
+def suits(model: Transformer) -> bool:
+    """Whether `read` is the faster way: dense float32 on the CPU."""
+    return model.norm.device.type == "cpu" and model.embedding.weight.dtype is torch.float32
+
+
+@torch.inference_mode()
+def read(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+    """Hidden state (D,) after the last of `ids` (L,), which follow what is in the cache; their keys and values are written, not counted.
+
+    `mask` (1, 1, L, T) is True where a query may look; None is plain causal and needs an empty cache.
+    """
+    c, past, length = model.config, cache.length, len(ids)
+    heads, kv, d, ffn = c.n_heads, c.n_kv_heads, c.head_width, c.ffn_width
+    turn = torch.view_as_complex(model.cos_sin(past + length)[past : past + length]).unsqueeze(1)  # (L, 1, d/2)
+    h = F.embedding(ids, model.embedding.weight).t().contiguous()  # (D, L)
+    for layer, block in enumerate(cast("list[Block]", model.blocks)):
+        x = F.linear(_normed(h, block.attention_norm, c.norm_eps).t(), block.qkv.weight, block.qkv.bias).view(length, heads + 2 * kv, d)
+        if c.qk_norm:
+            x[:, :heads] = rms_norm(x[:, :heads], block.q_norm, c.norm_eps)
+            x[:, heads : heads + kv] = rms_norm(x[:, heads : heads + kv], block.k_norm, c.norm_eps)
+        torch.view_as_complex(x[:, : heads + kv].view(length, heads + kv, d // 2, 2)).mul_(turn)
+        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (x[:, :heads], x[:, heads:-kv], x[:, -kv:]))  # (1, heads, L, d)
+        k, v = cache.update(layer, k, v)
+        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        h.addmm_(block.out.weight, heard[0].transpose(0, 1).reshape(length, heads * d).t())
+        x = torch.mm(block.gate_up.weight, _normed(h, block.ffn_norm, c.norm_eps))  # (2F, L)
+        h.addmm_(block.down.weight, F.silu(x[:ffn], inplace=True).mul_(x[ffn:]))
+    return rms_norm(h[:, -1], model.norm, c.norm_eps)
+
+
+def _normed(h: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the features of h (D, L)."""
+    scale: Tensor = torch.linalg.vector_norm(h, dim=0).square_().div_(len(h)).add_(eps).rsqrt_()
+    return (h * scale).mul_(weight.unsqueeze(1))

@@ -1,0 +1,86 @@
+"""A choice between two tokens, and the true change when a part of the prompt is left out, of turns that a real (tiny) engine wrote."""
+
+import pytest
+
+from assistant.errors import ExplanationError
+from assistant.lm.engine import Engine
+from assistant.lm.scoring import ReplyScorer
+from assistant.pipeline import Request, respond
+from assistant.session import Session
+from assistant.settings import Settings
+from assistant.store.ledger import Ledger
+from assistant.turn import Sampling
+from safety.guard import Guard
+
+
+@pytest.fixture(scope="module")
+def session(tiny_model):
+    with Ledger.open(":memory:") as ledger:
+        made = Session(Settings(), ledger)
+        made.engine = Engine.load(tiny_model, dtype="float32", thread_count=1)
+        made.guard = Guard.load("balanced")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def turn(session):
+    request = Request("why is 天空 blue", Sampling(seed=3, max_tokens=6), system="Be brief.")
+    return list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
+
+
+def test_why_this_rather_than_that(session, turn):
+    chosen = turn.tokens[2]
+    other = next(c for c in chosen.candidates if c.id != chosen.id)
+    found = session.explain(turn.id, token=2, against=other.id)
+    assert found.target == f"token 2 not {other.id}" and found.quality["rather_than"] == session.engine.tokenizer.text_of(other.id)
+    assert len(found.scores) == 1 and set(found.input_roles) == {"system", "user", "format"}
+    assert session.ledger.attributions(turn.id)[-1].target == found.target
+    p = next(c.logprob for c in chosen.candidates if c.id == other.id)
+    assert found.quality["log_prob"] == pytest.approx(chosen.logprob - p, abs=1e-3)
+
+
+@pytest.mark.parametrize(("token", "against"), [(None, 5), (2, -1), (2, None), (99, 5)])
+def test_senseless_contrasts_are_refused(session, turn, token, against):
+    against = turn.tokens[2].id if against is None else against
+    with pytest.raises(ExplanationError):
+        session.explain(turn.id, token=token, against=against)
+
+
+def test_leaving_a_part_out_is_the_same_as_never_having_had_it(session, turn):
+    inputs = session.explain(turn.id).input_tokens
+    word = next(i for i, text in enumerate(inputs) if text == "天")
+    found = session.ablate(turn.id, inputs=inputs, part=[word], token=3)
+    assert found.removed == "天" and found.before == pytest.approx(turn.tokens[3].logprob, abs=1e-3)
+    at = "".join(map(str, inputs[:word]))
+    length = len(session.engine.tokenizer.encode("天"))
+    ids, start = list(turn.prompt_ids), None
+    for start in range(len(ids)):
+        if ids[start : start + length] == session.engine.tokenizer.encode("天"):
+            break
+    del ids[start : start + length]
+    alone = ReplyScorer(session.engine.model, ids, [t.id for t in turn.tokens])
+    import torch
+
+    expected = alone.log_probs(torch.ones(1, len(ids), dtype=torch.bool))[0, 3]
+    assert at and found.after == pytest.approx(float(expected), abs=1e-3)
+    assert [c.logprob for c in found.candidates] == sorted((c.logprob for c in found.candidates), reverse=True)
+    kept = session.ledger.attributions(turn.id)[-1]
+    assert (kept.method, kept.input_tokens) == ("deletion", ("天",)) and kept.scores[0][0] == pytest.approx(found.before - found.after)
+
+
+def test_parts_of_another_prompt_are_refused(session, turn):
+    with pytest.raises(ExplanationError, match="another prompt"):
+        session.ablate(turn.id, inputs=["something", "else"], part=[1], token=0)
+    with pytest.raises(ExplanationError, match="word of the conversation"):
+        session.ablate(turn.id, inputs=[], part=[], token=0)
+    with pytest.raises(ExplanationError, match="token of the reply"):
+        session.ablate(turn.id, inputs=[], part=[], token=99)
+
+
+def test_a_reply_gone_on_with_explains_its_beginning_as_the_assistants(session, turn):
+    request = Request(turn.prompt, Sampling(seed=4, max_tokens=3), turn.conversation, turn.parent, turn.system, continues=turn.id)
+    whole = list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
+    assert turn.finish == "length" and whole.reply.startswith(turn.reply)
+    assert whole.prompt_ids == (*turn.prompt_ids, *(t.id for t in turn.tokens))
+    found = session.explain(whole.id)
+    assert found.input_roles[-1] == "assistant"
