@@ -33,6 +33,9 @@ WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]
 """A word, a Chinese character or a mark: what is explained as one piece."""
 _UNITS = 64
 _KEPT = 2048  # texts whose encoder logits are remembered
+LONG, _LONG_FROM = 2.0, 260
+"""How much less a long prompt's risk is believed, and from how many characters on (the whole from twice as many). Hardly any long
+harmless prose was there to learn from, so length itself had become a sign of attack; chosen on the long documents of the dev file."""
 Span = tuple[int, int]
 
 
@@ -58,6 +61,8 @@ class Ensemble:
         best, names = read[:, :-1].argmax(0), self.labels
         encoder, unsafe = read[:, :-1].max(0), float(read[:, -1].max())
         risk, which = self._mix(logit, encoder, unsafe, role, language)
+        if role == "prompt":
+            risk -= LONG * min(1.0, max(0.0, sum(end - start for start, end in places) / _LONG_FROM - 1))
         blended = risk - (which.max() - which)
         out = []
         for i, name in enumerate(names):

@@ -90,7 +90,9 @@ class Moderator:
         """The end of the reply: releases what was held back. Calling it again changes nothing."""
         if self._finished:
             return Release("", self._verdict)
-        return self._timed(self._close)
+        released = self._timed(self._close).text
+        self._verdict = replace(self._verdict, milliseconds=self._seconds * 1000)
+        return Release(released, self._verdict)
 
     def _timed(self, step: Callable[[], str]) -> Release:
         started = time.perf_counter()
@@ -112,7 +114,7 @@ class Moderator:
         self._finished = True
         seen = self._text[: self._checked]
         hidden = redact(seen, self._spans, self._vault) if self._verdict.action is Action.REDACT else None
-        self._verdict = replace(self._verdict, redacted=hidden, milliseconds=self._seconds * 1000)
+        self._verdict = replace(self._verdict, redacted=hidden)
         return out
 
     def _next_checkpoint(self) -> int | None:

@@ -175,3 +175,10 @@ def test_a_canary_is_proof(guard: Guard) -> None:
     verdict = guard.moderate(f"My instructions hold the word {canary}.", system=f"Be kind. {canary}")
     assert verdict.action is Action.REDACT
     assert verdict.redacted == "My instructions hold the word [LEAK_1]."
+
+
+def test_a_short_reply_is_timed_too(guard: Guard) -> None:
+    moderator = guard.moderator()
+    moderator.feed("hello, how are you today?")
+    verdict = moderator.finish().verdict
+    assert verdict.milliseconds == pytest.approx(moderator._seconds * 1000)
