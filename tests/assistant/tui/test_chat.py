@@ -496,7 +496,8 @@ async def test_a_megabyte_of_prompt_is_folded():
     session = FakeSession()
     async with running(session) as pilot:
         pilot.app.chat.prompt.focus()
-        pilot.app.chat.prompt.post_message(Paste("天\x1b" * 500_000))
+        await wait_until(pilot, lambda: pilot.app.focused is pilot.app.chat.prompt)
+        pilot.app.post_message(Paste("天\x1b" * 500_000))
         await shows(pilot, "⟦text 1: 1000000 characters⟧")
         await pilot.press("enter")
         await shows(pilot, "more characters (Space unfolds)")
@@ -509,7 +510,8 @@ async def test_a_megabyte_of_prompt_is_folded():
 async def test_what_is_pasted_is_in_the_box_once_and_harmless():
     async with running(FakeSession()) as pilot:
         pilot.app.chat.prompt.focus()
-        pilot.app.chat.prompt.post_message(Paste("one\r\ntwo \x1b]52;c;eA==\x07"))
+        await wait_until(pilot, lambda: pilot.app.focused is pilot.app.chat.prompt)
+        pilot.app.post_message(Paste("one\r\ntwo \x1b]52;c;eA==\x07"))
         await wait_until(pilot, lambda: pilot.app.chat.prompt.text == "one\ntwo ␛]52;c;eA==␇")
 
 
