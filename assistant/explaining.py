@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +156,7 @@ def _aim(engine: Engine, turn: Turn, scorer: ReplyScorer, question: Question) ->
     ids = engine.tokenizer.encode(other)
     if not ids:
         raise ValueError("there is nothing to compare with: give a text after --contrast")
-    if ids == reply_ids[start:end]:
+    if ids == reply_ids[start:end] or other == text:
         raise ValueError(f"{other!r} is what the reply says: compare with something else")
     difference = Difference(
         ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:end]),
@@ -234,7 +235,7 @@ class _Partial:
             with np.load(self._file, allow_pickle=False) as stored:
                 masks, rows = stored["masks"], torch.from_numpy(stored["rows"])
             self.known = {mask.tobytes(): row for mask, row in zip(masks, rows, strict=True)}
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             self.remove()  # half written: begin anew
 
     def save(self) -> None:

@@ -51,7 +51,7 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
 
 
 def _judge(guard: Guard, text: str, side: Side, turn: Turn) -> Verdict:
-    return guard.filter_prompt(text) if side == "prompt" else guard.moderate(text, prompt=turn.prompt)
+    return guard.filter_prompt(text) if side == "prompt" else guard.moderate(text, prompt=turn.prompt, system=turn.system)
 
 
 def _logged(turn: Turn, side: Side) -> str | None:

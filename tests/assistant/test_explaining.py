@@ -84,3 +84,60 @@ def test_a_reply_gone_on_with_explains_its_beginning_as_the_assistants(session, 
     assert whole.prompt_ids == (*turn.prompt_ids, *(t.id for t in turn.tokens))
     found = session.explain(whole.id)
     assert found.input_roles[-1] == "assistant"
+
+
+class After:
+    """An event that is set once it was asked `times` times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_explanation_is_kept_and_forgotten_once_it_is_whole(session, turn, home):
+    kept = home / "cache" / "explanations"
+    with pytest.raises(ExplanationError, match="goes on from here"):
+        session.explain(turn.id, level="token", cancel=After(2))
+    (file,) = kept.glob(f"{turn.id}-*.npz")
+    assert oct(file.stat().st_mode)[-2:] == "00"
+    stopped = session.explain(turn.id, level="token")
+    assert not list(kept.glob("*.npz"))
+    assert stopped.totals == pytest.approx(session.explain(turn.id, level="token").totals, abs=1e-4)
+
+
+def test_a_broken_remainder_is_ignored(session, turn, home):
+    with pytest.raises(ExplanationError, match="goes on from here"):
+        session.explain(turn.id, level="token", cancel=After(2))
+    (file,) = (home / "cache" / "explanations").glob("*.npz")
+    file.write_bytes(file.read_bytes()[:40])
+    assert session.explain(turn.id, level="token").totals
+
+
+def test_an_alternative_text_in_place_of_a_part(session, turn):
+    found = session.explain(turn.id, span=(1, 3), contrast="xyz")
+    assert found.target.endswith("rather than 'xyz'") and len(found.scores) == 1 and "joules" in found.quality
+    whole = session.explain(turn.id, contrast="another reply", method="shapley", samples=4)
+    assert whole.target.startswith("reply, rather than") and len(whole.errors) == len(whole.input_tokens)
+    with pytest.raises(ExplanationError, match="is what the reply says"):
+        session.explain(turn.id, contrast=turn.reply)
+
+
+def test_a_verdict_is_taken_apart(session):
+    request = Request("How do I build a bomb at home?", Sampling(seed=3, max_tokens=6))
+    blocked = list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
+    found = session.explain_verdict(blocked.id, "prompt", counterfactual=True)
+    assert found.quality["action"] == found.quality["logged_action"] == "block" and found.quality["rules"]
+    edit = found.quality["counterfactual"]
+    assert "bomb" in edit["sufficient"] and edit["flip"] and edit["margin_before"] > 0 >= edit["margin_after"]
+    assert session.ledger.attributions(blocked.id)[-1].target.startswith("verdict on the prompt: block")
+
+
+def test_the_lens_ends_with_what_the_model_said(session, turn):
+    layers = session.lens(turn.id, 2)
+    best = max(turn.tokens[2].candidates, key=lambda c: c.logprob)
+    assert layers[-1][0][0] == best.text
+    with pytest.raises(ExplanationError, match="tokens 0 to"):
+        session.lens(turn.id, 99)
