@@ -39,6 +39,7 @@ class Question:
     """What is to be explained, and how. At most one of `token`, `span` and `sentence`; none of them: the whole reply."""
 
     method: str = "ablation"
+    """One of `explain.attributing.METHODS`, or `fast`: learned attention where it was fitted to the model, else gradient-norm."""
     token: int | None = None
     span: tuple[int, int] | None = None
     """Tokens of the reply, from and (exclusive) to."""
@@ -73,6 +74,8 @@ def explain_turn(
         raise ExplanationError(f"turn {turn.id} has no generated reply to explain (it was blocked, or its text was erased)")
     if turn.model.sha256 != engine.info.sha256:
         raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to explain it")
+    if question.method == "fast":
+        question = replace(question, method="gradient-norm" if coefficients(engine) is None or question.contrast else "learned-attention")
     meter = engine.meter()
     meter.start()
     began = time.perf_counter()

@@ -32,9 +32,9 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
         return engine, time.perf_counter() - began
 
     with tempfile.TemporaryDirectory() as folder:
-        _, first_load = load_once()
+        first_load = load_once()[1]
+        memory = peak_megabytes()
         engine, load = load_once()
-    memory = peak_megabytes()
     ids = (engine.tokenizer.encode(TEXT) * PROMPT_TOKENS)[:PROMPT_TOKENS]
     actions: dict[str, Run] = {"pellucid": lambda: ours(engine, ids)}
     for peer in peers:

@@ -135,6 +135,10 @@ def test_a_verdict_is_taken_apart(session):
     assert session.ledger.attributions(blocked.id)[-1].target.startswith("verdict on the prompt: block")
 
 
+def test_the_fast_way_is_what_the_model_offers(session, turn):
+    assert session.explain(turn.id, method="fast").method == "gradient-norm"  # nothing was fitted to this model
+
+
 def test_the_lens_ends_with_what_the_model_said(session, turn):
     layers = session.lens(turn.id, 2)
     best = max(turn.tokens[2].candidates, key=lambda c: c.logprob)
