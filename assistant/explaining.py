@@ -75,7 +75,8 @@ def explain_turn(
     if turn.model.sha256 != engine.info.sha256:
         raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to explain it")
     if question.method == "fast":
-        question = replace(question, method="gradient-norm" if coefficients(engine) is None or question.contrast else "learned-attention")
+        compared = question.contrast is not None or question.against is not None  # attention tells of one reply only
+        question = replace(question, method="gradient-norm" if compared or coefficients(engine) is None else "learned-attention")
     meter = engine.meter()
     meter.start()
     began = time.perf_counter()

@@ -22,7 +22,10 @@ from assistant.verdicts import Side
 from explain import render
 from explain.attribution import Attribution
 
-METHODS = "ablation (default), fast, gradient-norm, learned-attention, integrated-gradients, contextcite, shapley, input-x-gradient, attention-rollout"
+METHODS = (
+    "ablation (default), fast, gradient-norm, learned-attention, integrated-gradients, contextcite, shapley, input-x-gradient, "
+    "attention-rollout"
+)
 
 
 class _WithDefault(click.Group):
