@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import prefill, weights
+from assistant.lm import memory, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import Decoder
 from assistant.lm.energy import Meter
@@ -92,13 +93,15 @@ class Engine:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
         target, sha256 = pick_device(device), sha256_of(path)
         kind = pick_dtype(dtype, target, weights.packable(file, config))
+        if target.type == "cpu":
+            memory.check(name, sum(math.prod(info.shape) for info in file.tensors.values()), kind)
         try:
             model, packed = weights.load(
                 file, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ModelError(f"{name} does not fit into memory as {kind}: try --dtype bfloat16 or a smaller model") from error
+            raise memory.too_large(name, kind) from error
         metadata = file.metadata
         bos = metadata.get("tokenizer.ggml.bos_token_id")
         begin = [bos] if metadata.get("tokenizer.ggml.add_bos_token") is True and isinstance(bos, int) else []

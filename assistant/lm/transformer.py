@@ -46,7 +46,17 @@ class Config:
     def __post_init__(self) -> None:
         if not self.head_width:
             object.__setattr__(self, "head_width", self.width // self.n_heads)
-        if min(self.vocab_size, self.width, self.n_layers, self.n_heads, self.n_kv_heads, self.ffn_width) < 1:
+        sizes = (
+            self.vocab_size,
+            self.width,
+            self.n_layers,
+            self.n_heads,
+            self.n_kv_heads,
+            self.ffn_width,
+            self.context_length,
+            self.head_width,
+        )
+        if min(sizes) < 1:
             raise ValueError("every size of a model must be at least 1")
         if self.n_heads % self.n_kv_heads or self.head_width % 2:
             raise ValueError(f"{self.n_heads} heads of width {self.head_width} do not fit {self.n_kv_heads} key-value heads")

@@ -104,7 +104,10 @@ def test_the_cache_keeps_the_common_beginning_only():
         cache.reserve(65)
 
 
-@pytest.mark.parametrize("numbers", [dict(n_heads=3), dict(width=0), dict(n_kv_heads=3), dict(head_width=3)])
+@pytest.mark.parametrize(
+    "numbers",
+    [dict(n_heads=3), dict(width=0), dict(n_kv_heads=3), dict(head_width=3), dict(context_length=0), dict(head_width=-2), dict(width=1)],
+)
 def test_impossible_sizes_are_refused(numbers):
     with pytest.raises(ValueError):
         Config(**{**dict(vocab_size=10, width=8, n_layers=1, n_heads=2, n_kv_heads=2, ffn_width=8, context_length=8), **numbers})
