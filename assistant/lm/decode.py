@@ -179,6 +179,8 @@ class Decoder:
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)
         table = rotary_table(model.config, cache.capacity, cache.device)
+        self.state = torch.zeros(1, model.config.width)
+        """The hidden state (1, D) after the last norm of the token that was read last, for probes."""
         self.rotary = torch.view_as_complex(table).contiguous() if self.step.complex else table
 
     @torch.inference_mode()
@@ -188,6 +190,7 @@ class Decoder:
         h = self.embedding[token].float().unsqueeze(0)  # (1, D)
         h = self.run(h, self.rotary[at], cache.layers, at)
         cache.advance([token])
+        self.state = h
         return self.head(h)[0]
 
 

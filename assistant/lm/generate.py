@@ -68,7 +68,10 @@ class Generation:
         meter: Meter,
         load_seconds: float = 0.0,
         cancel: threading.Event | None = None,
+        watch: Callable[[], float] | None = None,
     ) -> None:
+        """`watch` tells how risky the reply looks after the token that was read last."""
+        self._watch = watch
         self.finish: Finish = "stopped"  # unless it ends by itself
         self.prompt_tokens = len(prompt_ids)
         self.cached_tokens = 0
@@ -123,6 +126,8 @@ class Generation:
                     break
                 else:
                     logits = self._decode(token)
+                    if self._watch is not None:
+                        pending = replace(pending, risk=self._watch())
         except Exception:
             if pending is not None:
                 yield pending  # the reply so far is kept, whatever happened
