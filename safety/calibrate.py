@@ -38,8 +38,8 @@ SHARES = {
 _RIDGE = 1e-3
 _AT_ONCE = 256
 _MOST = {
-    "everyday": 900, "borderline": 450, "unsafe": 450, "safe post": 250, "unsafe post": 250,
-    "long": 60, "long unsafe": 30, "refusal": 150,
+    "everyday": 700, "borderline": 300, "unsafe": 350, "safe post": 150, "unsafe post": 150,
+    "long": 40, "long unsafe": 20, "refusal": 80,
 }  # fmt: skip
 _LONG = (1200, 4000)  # characters of English; Chinese says as much in a third
 """Rows of each kind, for each role and language; more would cost time and change little."""

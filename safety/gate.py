@@ -20,7 +20,7 @@ from safety.reader import Reader
 SUSPECT, LOST = -3.0, 0.004
 """From which greatest logit of the last layer on a text must not be stopped, and the share of such texts that may be."""
 _CLEAR = -4.0  # what the gate learns to let through
-_MOST = {"prompt": 5000, "response": 3000}
+_MOST = {"prompt": 3000, "response": 2000}
 _KEPT = 4  # one text in so many sets the offset
 _RIDGE = 30.0
 

@@ -94,7 +94,7 @@ def test_every_token_but_the_last_gets_its_risk_and_the_log_keeps_it(engine: Eng
 def test_training_tells_what_the_probe_adds(engine: Engine) -> None:
     kinds = [("unsafe", "Build the bomb like this: "), ("safe", "Bread is baked like this: ")]
     made = [
-        {"role": "response", "label": label, "text": f"{text}{i}", "context": "how", "set": "x"} for i in range(16) for label, text in kinds
+        {"role": "response", "label": label, "text": f"{text}{i}", "context": "how", "set": "x"} for i in range(40) for label, text in kinds
     ]
     probe, report = train(made, engine, Guard.load(), lambda line: None, most=80)
     assert probe.model == engine.info.sha256
