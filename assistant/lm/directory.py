@@ -34,6 +34,7 @@ class Directory:
         self.name = path.resolve().name
         self.paired = False
         self._config = self._json("config.json", required=True)
+        self._tokenizer: ByteTokenizer | None = None
         self._tokenizer_config = self._json("tokenizer_config.json")
         self.files = self._open()
         self.places = {name: file for file in self.files for name in file.entries}
@@ -106,7 +107,9 @@ class Directory:
         return hf_config.read(self._config, self.name)
 
     def tokenizer(self) -> ByteTokenizer:
-        """The tokenizer in tokenizer.json; ends are those of generation_config.json, config.json and tokenizer_config.json."""
+        """The tokenizer in tokenizer.json, read once; ends are those of generation_config.json, config.json and tokenizer_config.json."""
+        if self._tokenizer is not None:
+            return self._tokenizer
         path = self.path / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{self.name} has no tokenizer.json: save its tokenizer in that form")
@@ -118,7 +121,8 @@ class Directory:
             named.get("content") if isinstance(named, dict) else named,
         ):
             ends += [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, int | str)]
-        return ByteTokenizer.from_json(path, self.config().vocab_size, ends)
+        self._tokenizer = ByteTokenizer.from_json(path, self.config().vocab_size, ends)
+        return self._tokenizer
 
     def begin(self) -> tuple[int, ...]:
         """What the tokenizer puts before a text."""
