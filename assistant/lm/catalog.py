@@ -122,7 +122,7 @@ def find(name: str) -> Entry:
         if entry.name == name.lower():
             return entry
     close = difflib.get_close_matches(name, [e.name for e in (*CATALOG, GUARD_ENCODER)], 1)
-    hint = f"did you mean {close[0]!r}?" if close else "see `pellucid models list`, or give the path of a .gguf file"
+    hint = f"did you mean {close[0]!r}?" if close else "see `pellucid models list`, or give the path of a .gguf file or a model folder"
     raise ModelError(f"there is no model called {name!r}: {hint}")
 
 

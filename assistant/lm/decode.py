@@ -51,7 +51,7 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
     weight, scales, bias = matrix.weight, matrix.scales, matrix.bias
     if scales is not None:
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), weight, 32, scales)
-        return y.to(torch.float32)
+        return y.to(torch.float32) if bias is None else y.to(torch.float32) + bias
     return F.linear(x.to(weight.dtype), weight, bias).to(torch.float32)
 
 
@@ -167,6 +167,34 @@ def shortlist_product(weight: Tensor) -> Product:
     return product
 
 
+class DenseDecoder:
+    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for."""
+
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
+        self.model, self.cache = model, cache
+
+    @torch.inference_mode()
+    def __call__(self, token: int) -> Tensor:
+        """Token id → logits (V,) float32; writes keys and values into the cache and advances it."""
+        cache, at = self.cache, self.cache.length
+        cache.reserve(at + 1)
+        one = torch.tensor([[token]], device=cache.device)
+        everything = torch.ones(1, 1, 1, at + 1, dtype=torch.bool, device=cache.device)
+        h = self.model(one, positions=torch.full_like(one, at), mask=everything, cache=cache)
+        cache.advance([token])
+        return self.model.logits(h[0, 0])
+
+
+def suits(config: Config) -> bool:
+    """Whether `Step` is written for this family."""
+    return config.plain
+
+
+def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> "Decoder | DenseDecoder":
+    """The fastest decoder there is for this model."""
+    return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, cache)
+
+
 class Decoder:
     """Callable: token id → logits (V,) float32; writes keys and values into the cache and advances it."""
 
@@ -192,11 +220,12 @@ class Decoder:
 
 
 def _layer(block: Block, packed: PackedBlock | None) -> Layer:
+    bias = None if block.qkv.bias is None else block.qkv.bias.detach()
     if packed is None:
-        bias = block.qkv.bias
-        qkv = Matrix(block.qkv.weight.detach(), None, None if bias is None else bias.detach())
+        qkv = Matrix(block.qkv.weight.detach(), None, bias)
         out, gate_up, down = (Matrix(m.weight.detach(), None, None) for m in (block.out, block.gate_up, block.down))
     else:
-        qkv, out, gate_up, down = (Matrix(m.packed, m.scale_and_zero, None) for m in (packed.qkv, packed.out, packed.gate_up, packed.down))
+        qkv = Matrix(packed.qkv.packed, packed.qkv.scale_and_zero, bias)
+        out, gate_up, down = (Matrix(m.packed, m.scale_and_zero, None) for m in (packed.out, packed.gate_up, packed.down))
     q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if block.config.qk_norm else (None, None)
     return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm)

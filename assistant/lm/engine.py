@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +15,11 @@ from torch import Tensor
 from assistant.errors import ModelError, UsageError
 from assistant.lm import memory, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
-from assistant.lm.decode import Decoder
+from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
 from assistant.lm.generate import Generation
-from assistant.lm.gguf import GGUFFile
 from assistant.lm.kv_cache import KVCache
+from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.transformer import Transformer
 from assistant.turn import Message, ModelInfo, Sampling
@@ -57,7 +55,7 @@ class Engine:
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
-        self._decoder = Decoder(model, packed, self.cache)
+        self._decoder = decoder(model, packed, self.cache)
         self._begin = tuple(begin)
         self._watts = watts_per_core
         self._fresh = True
@@ -78,46 +76,38 @@ class Engine:
         packed_folder: Path | None = None,
         progress: Progress = lambda what, fraction: None,
     ) -> Engine:
-        """Load a .gguf file; packed weights are kept in `packed_folder` for the next time.
+        """Load a .gguf file or a model folder; packed weights are kept in `packed_folder` for the next time.
 
         Raises ModelError when it is missing, damaged, not understood, or does not fit into memory.
         """
         began = time.perf_counter()
         torch.set_num_threads(thread_count or threads.available_cores())
-        name = name or path.stem
+        name = name or (path.resolve().name if path.is_dir() else path.stem)
         progress(f"reading {name}", 0.0)
-        file = GGUFFile(path)
-        tokenizer = ByteTokenizer.from_gguf(file)
-        config = weights.read_config(file)
+        source = open_source(path)
+        config, tokenizer = source.config(), source.tokenizer()
         if config.vocab_size != tokenizer.size:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
-        target, sha256 = pick_device(device), sha256_of(path)
-        kind = pick_dtype(dtype, target, weights.packable(file, config))
+        target, sha256 = pick_device(device), source.sha256()
+        kind = pick_dtype(dtype, target, weights.packable(source, config))
         if target.type == "cpu":
-            memory.check(name, sum(math.prod(info.shape) for info in file.tensors.values()), kind)
+            memory.check(name, source.weights(), kind)
         try:
             model, packed = weights.load(
-                file, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
+                source, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise memory.too_large(name, kind) from error
-        metadata = file.metadata
-        bos = metadata.get("tokenizer.ggml.bos_token_id")
-        begin = [bos] if metadata.get("tokenizer.ggml.add_bos_token") is True and isinstance(bos, int) else []
-        if languages is None:
-            stated = metadata.get("general.languages")
-            languages = stated if isinstance(stated, list) else ()
-        template = metadata.get("tokenizer.chat_template")
         return cls(
             model,
             packed,
             tokenizer,
             ModelInfo(name, sha256, kind, str(target)),
-            template=template if isinstance(template, str) else None,
-            begin=begin,
-            languages=languages,
-            chat_format=chat_format,
+            template=source.template,
+            begin=source.begin(),
+            languages=source.languages if languages is None else languages,
+            chat_format=chat_format or source.chat_format,
             context_length=context_length,
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
@@ -249,9 +239,3 @@ def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
     if name == "int4" and (device.type != "cpu" or not packable):
         raise UsageError("dtype int4 needs a Q4_0 or Q4_1 model file on the CPU: use --dtype auto")
     return name
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

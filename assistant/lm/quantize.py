@@ -22,6 +22,7 @@ from gguf.constants import GGMLQuantizationType as Type
 from torch import Tensor
 
 from assistant.lm.gguf import GGUFError, TensorInfo
+from assistant.lm.source import Codes
 
 BLOCK = 32
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -69,21 +70,23 @@ def can_pack(info: TensorInfo) -> bool:
     return info.type in (Type.Q4_0, Type.Q4_1) and len(info.shape) == 2 and info.shape[0] % 16 == 0
 
 
-def pack_int4(parts: list[tuple[TensorInfo, Bytes]], row_order: list[Tensor | None]) -> Int4:
+def codes(info: TensorInfo, raw: Bytes) -> Codes:
+    """The 4-bit codes of a matrix that `can_pack`."""
+    n, k = info.shape
+    q, d, m = _nibbles(info, raw)
+    d = d.view(n, k // BLOCK)
+    return Codes(q.view(n, k), d, torch.zeros_like(d) if m is None else m.view(n, k // BLOCK) + 8.0 * d)
+
+
+def pack_int4(parts: list[Codes], row_order: list[Tensor | None]) -> Int4:
     """Pack matrices stacked along their rows (fused projections); `row_order[i]` permutes the rows of part i."""
     rows, scales = [], []
-    for (info, raw), order in zip(parts, row_order, strict=True):
-        n, k = info.shape
-        q, d, m = _nibbles(info, raw)
-        q, d = q.view(n, k), d.view(n, k // BLOCK)
-        zero = torch.zeros_like(d) if m is None else m.view(n, k // BLOCK) + 8.0 * d
-        if order is not None:
-            q, d, zero = q[order], d[order], zero[order]
-        rows.append(q)
-        scales.append(torch.stack([d, zero], -1))
-    scale_and_zero = torch.cat(scales).transpose(0, 1).contiguous().bfloat16()
+    for part, order in zip(parts, row_order, strict=True):
+        q, scale_and_zero = part.q, torch.stack([part.scale, part.zero], -1)
+        rows.append(q if order is None else q[order])
+        scales.append(scale_and_zero if order is None else scale_and_zero[order])
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.cat(rows).int(), 1)
-    return Int4(packed, scale_and_zero)
+    return Int4(packed, torch.cat(scales).transpose(0, 1).contiguous().bfloat16())
 
 
 def _nibbles(info: TensorInfo, raw: Bytes) -> tuple[Tensor, Tensor, Tensor | None]:

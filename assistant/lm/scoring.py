@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assistant.lm.kv_cache import Recording
-from assistant.lm.transformer import Transformer, rms_norm
+from assistant.lm.transformer import Transformer
 
 ROW_BYTES = 256 << 20
 """Logits held at once while scoring; more rows are taken one after another."""
@@ -96,7 +96,7 @@ class ReplyScorer:
         seen = Hidden(self.prompt_length - 1 + token)
         self.model(self.ids[: self.prompt_length + token].unsqueeze(0), observer=seen)
         self.forwards += 1
-        states = rms_norm(torch.stack(seen.states), self.model.norm, self.model.config.norm_eps)
+        states = self.model.last_norm(torch.stack(seen.states))
         p, ids = torch.softmax(self.model.logits(states), -1).topk(top)
         return [list(zip(i, q, strict=True)) for i, q in zip(ids.tolist(), p.tolist(), strict=True)]
 

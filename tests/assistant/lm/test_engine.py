@@ -88,7 +88,7 @@ def test_reading_in_chunks_equals_reading_at_once(engine, monkeypatch):
     [
         ({"arch": "mamba"}, "'mamba', which is not supported"),
         ({"llama.expert_count": 4}, "mixture of experts"),
-        ({"llama.rope.scaling.type": "yarn"}, "rotary positions"),
+        ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "scales its rotary positions by 'longrope'"),
         ({"llama.block_count": 3}, "no tensor 'blk.2"),
         ({"llama.embedding_length": 64}, "no embedding matrix of width 64"),
         ({"llama.feed_forward_length": 64}, "has shape"),

@@ -8,7 +8,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Type
 
 from assistant.lm.gguf import GGUFError, TensorInfo
-from assistant.lm.quantize import can_pack, dequantise, pack_int4
+from assistant.lm.quantize import can_pack, codes, dequantise, pack_int4
 
 
 def blocks(kind, rows, columns, seed=0):
@@ -48,7 +48,7 @@ def test_the_packed_product_equals_the_dense_one(kind):
     info, raw = blocks(kind, 32, 64)
     assert can_pack(info)
     order = torch.randperm(32)
-    packed = pack_int4([(info, raw), (info, raw)], [None, order])
+    packed = pack_int4([codes(info, raw), codes(info, raw)], [None, order])
     x = torch.randn(3, 64).bfloat16()
     dense = dequantise(info, raw)
     expected = x.float() @ torch.cat([dense, dense[order]]).T
