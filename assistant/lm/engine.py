@@ -26,6 +26,7 @@ from assistant.turn import Message, ModelInfo, Sampling
 
 Progress = Callable[[str, float | None], None]
 
+DEFAULT_CONTEXT = 2048
 PREFILL_CHUNK = 512
 """Longer prompts are read in pieces of this many tokens, so that attention never needs memory for all pairs at once."""
 
@@ -44,14 +45,18 @@ class Engine:
         chat_format: str = "",
         begin: Sequence[int] = (),
         languages: Sequence[str] = (),
-        context_length: int = 2048,
+        context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         load_seconds: float = 0.0,
     ) -> None:
         self.model, self.tokenizer, self.info = model, tokenizer, info
         self.languages = tuple(languages)
         self._template, self._format_name = template, chat_format
+        if context_length < 1:
+            raise UsageError(f"a context of {context_length} tokens holds nothing: ask for at least 64")
         self.context_length = min(context_length, model.config.context_length)
+        # what a person asked for and does not get is said (`language.notices`); the default is no wish
+        self.context_asked = context_length if context_length != DEFAULT_CONTEXT else self.context_length
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
@@ -69,7 +74,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         thread_count: int = 0,
-        context_length: int = 2048,
+        context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         languages: Sequence[str] | None = None,
         chat_format: str = "",
