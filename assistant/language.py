@@ -41,7 +41,7 @@ def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tu
         out.append(
             f"要求的上下文是 {engine.context_asked} 个词元，而 {engine.info.name} 最多只有 {engine.context_length} 个：按后者使用。"
             if zh
-            else f"A context of {engine.context_asked} tokens was asked for; {engine.info.name} has {engine.context_length}, so that is used."
+            else f"A context of {engine.context_asked} tokens was asked for; {engine.info.name} has {engine.context_length}: that is used."
         )
     if prompt.dropped_turns:
         out.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from assistant.lm import threads  # before torch
@@ -13,12 +13,13 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import memory, prefill, weights
+from assistant.lm import batch, memory, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
-from assistant.lm.generate import Generation
+from assistant.lm.generate import Generation, Writer
 from assistant.lm.kv_cache import KVCache
+from assistant.lm.packed_linear import packed_view
 from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.transformer import Transformer
@@ -60,6 +61,7 @@ class Engine:
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
+        self._packed = packed
         self._decoder = decoder(model, packed, self.cache)
         self._begin = tuple(begin)
         self._watts = watts_per_core
@@ -99,7 +101,7 @@ class Engine:
             memory.check(name, source.weights(), kind)
         try:
             model, packed = weights.load(
-                source, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
+                source, config, DENSE[kind], target, pack=kind == "int4", int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -170,10 +172,14 @@ class Engine:
 
     def generate(self, prompt: Prompt, sampling: Sampling, *, cancel: threading.Event | None = None) -> Generation:
         """A reply in the making; iterate over it. A temperature above 0 needs `sampling.seed`."""
+        return self.generate_ids(prompt.ids, sampling, eos=self._ends(prompt), cancel=cancel)
+
+    def _ends(self, prompt: Prompt) -> frozenset[int]:
+        """The tokens that end a reply to `prompt`."""
         eos = self.tokenizer.eos
         if any(piece.role is None for piece in prompt.pieces[len(self._begin) :]):  # a chat: its control tokens end it too
             eos = eos | {self.tokenizer.ids[t] for t in self.chat_format.control}
-        return self.generate_ids(prompt.ids, sampling, eos=eos, cancel=cancel)
+        return eos
 
     def generate_ids(
         self, ids: Sequence[int], sampling: Sampling, *, eos: frozenset[int], cancel: threading.Event | None = None
@@ -192,6 +198,26 @@ class Engine:
             load_seconds=load_seconds,
             cancel=cancel,
         )
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], samplings: Sequence[Sampling], *, slots: int = 8, cancel: threading.Event | None = None
+    ) -> Iterator[batch.BatchReply]:
+        """The replies to many prompts, `slots` of them in flight at a time, each as soon as it has ended (see `batch.run`).
+
+        Every reply has the tokens that `generate` gives for the same prompt and seed; in float32 and bfloat16 the sums of a matrix product
+        may come out in another order, so that two candidates closer than some 1e-5 can change places.
+        """
+        view = packed_view(self.model, self._packed) if self._packed else self.model
+
+        def writer(ids: Sequence[int], sampling: Sampling) -> Writer:
+            room = self.context_length - len(ids)
+            return Writer(sampling, self.tokenizer, ends[tuple(ids)], min(sampling.max_tokens, room))
+
+        ends = {prompt.ids: self._ends(prompt) for prompt in prompts}
+        yield from batch.run(
+            view, [prompt.ids for prompt in prompts], samplings, prefill=self.prefill, cache=self.cache, head=self._decoder.head,
+            writer=writer, slots=slots, cancel=cancel,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> tuple[Tensor, int]:
@@ -219,8 +245,11 @@ class Engine:
         return logits, cached
 
 
-DENSE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int4": torch.float32}
-"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones."""
+DENSE = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16, "int4": torch.float32,
+}  # fmt: skip
+"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones, int8 has
+dense embeddings only."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -241,6 +270,8 @@ def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
         if device.type == "cpu":
             return "int4" if packable else "float32"
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+    if name == "int8" and device.type != "cpu":
+        raise UsageError("dtype int8 is for the CPU: use --dtype auto")
     if name == "int4" and (device.type != "cpu" or not packable):
         raise UsageError("dtype int4 needs a Q4_0 or Q4_1 model file on the CPU: use --dtype auto")
     return name

@@ -165,8 +165,14 @@ class Block(nn.Module):
         return linear(active if up is None else active * up, self.down)
 
 
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """x Wᵀ + b, multiplied in the precision of the weights, returned in the precision of x (the residual stream stays float32)."""
+def linear(x: Tensor, layer: nn.Module) -> Tensor:
+    """x Wᵀ + b, multiplied in the precision of the weights, returned in the precision of x (the residual stream stays float32).
+
+    Whatever stands in the place of an `nn.Linear` (quantised weights, an adapter) multiplies by itself.
+    """
+    if not isinstance(layer, nn.Linear):
+        y: Tensor = layer(x)
+        return y
     return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).to(x.dtype)
 
 

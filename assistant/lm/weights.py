@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from assistant.lm.config import Config
 from assistant.lm.layout import Part, block_parts, is_norm, model_parts, pairing
 from assistant.lm.packed_cache import cached
+from assistant.lm.packed_linear import MATRICES, to_int8
 from assistant.lm.quantize import Int4, pack_int4
 from assistant.lm.source import Source
 from assistant.lm.transformer import Transformer
-
-MATRICES = ("qkv", "out", "gate_up", "down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +34,15 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     *,
-    pack: bool,
+    pack: bool = False,
+    int8: bool = False,
     progress: Callable[[float], None] = lambda fraction: None,
     packed_folder: Path | None = None,
     sha256: str = "",
 ) -> tuple[Transformer, list[PackedBlock] | None]:
     """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`.
 
+    `int8`: the matrices of the blocks are rounded to int8 as they are read, and no dense copy of them is kept.
     Raises ModelError for a missing tensor or a wrong shape. The norms and the rotary table stay float32.
     """
     with torch.device("meta"):
@@ -51,7 +52,9 @@ def load(
     packed = _packed_blocks(source, config, packed_folder, sha256) if pack else None
     parts = block_parts(config)
     for i, block in enumerate(model.blocks):
-        fill(block, parts, f"blk.{i}.", source, dtype, device)
+        fill(block, parts, f"blk.{i}.", source, torch.float32 if int8 else dtype, device)
+        if int8:
+            to_int8(block)
         progress((i + 1) / config.n_layers)
     if config.tied:
         model.head = model.embedding
@@ -80,11 +83,9 @@ def _order(source: Source, part: Part) -> Tensor | None:
 
 
 def packable(source: Source, config: Config) -> bool:
-    """Whether all matrices of all blocks map onto the int4 kernel without loss, and the int4 decoder knows this family."""
+    """Whether all matrices of all blocks map onto the int4 kernel without loss."""
     parts = block_parts(config)
-    return config.plain and all(
-        source.can_pack(f"blk.{i}.{part.name}") for i in range(config.n_layers) for m in MATRICES for part in parts[f"{m}.weight"]
-    )
+    return all(source.can_pack(f"blk.{i}.{part.name}") for i in range(config.n_layers) for m in MATRICES for part in parts[f"{m}.weight"])
 
 
 def _packed_blocks(source: Source, config: Config, folder: Path | None, sha256: str) -> list[PackedBlock]:
