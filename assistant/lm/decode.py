@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.packed_linear import Int8Linear, packed_view
+from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
 from assistant.lm.weights import PackedBlock
 
@@ -246,7 +247,15 @@ def _layer(block: Block, packed: PackedBlock | None) -> Layer:
         qkv = Matrix(block.qkv.weight.detach(), None, bias)
         out, gate_up, down = (Matrix(m.weight.detach(), None, None) for m in (block.out, block.gate_up, block.down))
     else:
-        qkv = Matrix(packed.qkv.packed, packed.qkv.scale_and_zero, bias)
-        out, gate_up, down = (Matrix(m.packed, m.scale_and_zero, None) for m in (packed.out, packed.gate_up, packed.down))
+        qkv = _mixed(packed.qkv, block.qkv, bias)
+        pairs = ((packed.out, block.out), (packed.gate_up, block.gate_up), (packed.down, block.down))
+        out, gate_up, down = (_mixed(matrix, dense, None) for matrix, dense in pairs)
     q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if block.config.qk_norm else (None, None)
     return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm)
+
+
+def _mixed(matrix: Int4 | None, dense: nn.Linear, bias: Tensor | None) -> Matrix:
+    """The packed matrix, or where the file has another form the dense one in bfloat16: one token reads half the bytes of float32."""
+    if matrix is not None:
+        return Matrix(matrix.packed, matrix.scale_and_zero, bias)
+    return Matrix(dense.weight.detach().bfloat16(), None, None if bias is None else bias.bfloat16())

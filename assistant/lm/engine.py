@@ -273,5 +273,5 @@ def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
     if name == "int8" and device.type != "cpu":
         raise UsageError("dtype int8 is for the CPU: use --dtype auto")
     if name == "int4" and (device.type != "cpu" or not packable):
-        raise UsageError("dtype int4 needs a Q4_0 or Q4_1 model file on the CPU: use --dtype auto")
+        raise UsageError("dtype int4 needs a Q4_0, Q4_1 or Q4_K model file on the CPU: use --dtype auto")
     return name

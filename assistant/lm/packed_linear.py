@@ -23,13 +23,13 @@ class PackedMatrices(Protocol):
     """The int4 copies of one block's matrices, under their names."""
 
     @property
-    def qkv(self) -> Int4: ...
+    def qkv(self) -> Int4 | None: ...
     @property
-    def out(self) -> Int4: ...
+    def out(self) -> Int4 | None: ...
     @property
-    def gate_up(self) -> Int4: ...
+    def gate_up(self) -> Int4 | None: ...
     @property
-    def down(self) -> Int4: ...
+    def down(self) -> Int4 | None: ...
 
 
 class Int4Linear(nn.Module):
@@ -102,8 +102,9 @@ def packed_view(model: Transformer, packed: Sequence[PackedMatrices]) -> Transfo
         twin = copy.copy(block)
         twin._modules = dict(block._modules)
         for name in MATRICES:
-            bias = getattr(block, name).bias
-            twin._modules[name] = Int4Linear(getattr(matrices, name), None if bias is None else bias.detach().float())
+            matrix, bias = getattr(matrices, name), getattr(block, name).bias
+            if matrix is not None:
+                twin._modules[name] = Int4Linear(matrix, None if bias is None else bias.detach().float())
         blocks.append(twin)
     view.blocks = nn.ModuleList(blocks)
     return view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from assistant.lm.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class PackedBlock:
-    """The int4 copies of one block's four matrices."""
+    """The int4 copies of one block's four matrices; None: stored in another form, so that it stays dense."""
 
-    qkv: Int4
-    out: Int4
-    gate_up: Int4
-    down: Int4
+    qkv: Int4 | None
+    out: Int4 | None
+    gate_up: Int4 | None
+    down: Int4 | None
 
 
 def load(
@@ -83,23 +84,39 @@ def _order(source: Source, part: Part) -> Tensor | None:
 
 
 def packable(source: Source, config: Config) -> bool:
-    """Whether all matrices of all blocks map onto the int4 kernel without loss."""
+    """Whether most of the blocks' weights map onto the int4 kernel without another rounding of their codes."""
+    packed = whole = 0
+    for i in range(config.n_layers):
+        for stored in _matrices(config).values():
+            size = sum(math.prod(part.shape) for part in stored)
+            whole += size
+            packed += size * _can_pack(source, i, stored)
+    return 2 * packed > whole
+
+
+def _matrices(config: Config) -> dict[str, tuple[Part, ...]]:
     parts = block_parts(config)
-    return all(source.can_pack(f"blk.{i}.{part.name}") for i in range(config.n_layers) for m in MATRICES for part in parts[f"{m}.weight"])
+    return {name: parts[f"{name}.weight"] for name in MATRICES}
+
+
+def _can_pack(source: Source, layer: int, stored: tuple[Part, ...]) -> bool:
+    return all(source.can_pack(f"blk.{layer}.{part.name}") for part in stored)
 
 
 def _packed_blocks(source: Source, config: Config, folder: Path | None, sha256: str) -> list[PackedBlock]:
     def make() -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
-        parts = block_parts(config)
         for i in range(config.n_layers):
-            for name in MATRICES:
-                stored = parts[f"{name}.weight"]
+            for name, stored in _matrices(config).items():
+                if not _can_pack(source, i, stored):
+                    continue
                 matrix = pack_int4([source.codes(f"blk.{i}.{part.name}") for part in stored], [_order(source, part) for part in stored])
                 tensors |= {f"{i}.{name}.packed": matrix.packed, f"{i}.{name}.scales": matrix.scale_and_zero}
         return tensors
 
     found = cached(folder, sha256, make)
-    return [
-        PackedBlock(*(Int4(found[f"{i}.{name}.packed"], found[f"{i}.{name}.scales"]) for name in MATRICES)) for i in range(config.n_layers)
-    ]
+
+    def matrix(prefix: str) -> Int4 | None:
+        return Int4(found[f"{prefix}.packed"], found[f"{prefix}.scales"]) if f"{prefix}.packed" in found else None
+
+    return [PackedBlock(*(matrix(f"{i}.{name}") for name in MATRICES)) for i in range(config.n_layers)]

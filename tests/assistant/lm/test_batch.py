@@ -10,6 +10,7 @@ from gguf.constants import GGMLQuantizationType as Type
 from assistant.lm import gguf, quantize, weights
 from assistant.lm.batch import SlotCache
 from assistant.lm.config import Config
+from assistant.lm.decode import decoder
 from assistant.lm.engine import Engine
 from assistant.lm.gguf_source import GGUFSource
 from assistant.lm.kv_cache import KVCache
@@ -90,6 +91,25 @@ def test_int4_with_a_bias_equals_the_dense_model(tmp_path, kind):
     ids = torch.randint(0, config.vocab_size, (2, 9))
     dense, view = model(ids), packed_view(model, packed)(ids)
     assert (dense - view).abs().max() < 0.05 * dense.abs().max() and not torch.equal(dense, view)
+
+
+@torch.inference_mode()
+def test_what_is_stored_otherwise_stays_dense(tmp_path):
+    metadata, tensors = tiny_parts(width=64, ffn=96)
+    kinds = {n: Type.Q8_0 if "ffn_down" in n else Type.Q4_1 for n in tensors if n.startswith("blk.") and tensors[n].ndim == 2}
+    rows = {n: quantize.quants.quantize(tensors[n], kind) for n, kind in kinds.items()}
+    gguf.write(tmp_path / "m.gguf", metadata, tensors | rows, kinds)
+    source = GGUFSource(tmp_path / "m.gguf")
+    config = source.config()
+    assert weights.packable(source, config)
+    model, packed = weights.load(source, config, torch.float32, CPU, pack=True)
+    assert packed[0].down is None and packed[0].qkv is not None
+    ids = list(range(8))
+    dense = model(torch.tensor([ids]))
+    assert (dense - packed_view(model, packed)(torch.tensor([ids]))).abs().max() < 0.05 * dense.abs().max()
+    decode = decoder(model, packed, KVCache(config, 16, CPU))
+    steps = torch.stack([decode(i) for i in ids])
+    assert (steps - model.logits(dense)[0]).abs().max() < 0.05 * model.logits(dense).abs().max()
 
 
 def test_int8_rounds_each_row_to_255_steps_and_passes_gradients():
