@@ -219,6 +219,10 @@ class Engine:
             writer=writer, slots=slots, cancel=cancel,
         )  # fmt: skip
 
+    def decode(self, token: int) -> Tensor:
+        """Read one more token; returns the logits (V,) after it."""
+        return self._decoder(token)
+
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> tuple[Tensor, int]:
         """Read `ids`; returns the logits (V,) after the last one, and how many tokens were in the cache already."""
