@@ -62,14 +62,14 @@ class SlotCache:
 
     def begin(self) -> tuple[Tensor, Tensor]:
         """For one new token of every row: positions (B, 1) and mask (B, 1, 1, T)."""
-        positions = torch.tensor(self.lengths, device=self.device).unsqueeze(1)
+        positions = torch.tensor(self.lengths).to(self.device).unsqueeze(1)
         keys = torch.arange(max(self.lengths) + 1, device=self.device)
         return positions, (keys <= positions).view(len(self.lengths), 1, 1, -1)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`Cache.update` (B, K, 1, d) → (B, K, T, d): each row is written at its own end."""
         store, rows = self.layers[layer], torch.arange(len(self.lengths), device=self.device)
-        at = torch.tensor(self.lengths, device=self.device)
+        at = torch.tensor(self.lengths).to(self.device)
         store[0, rows, :, at] = k[:, :, 0]
         store[1, rows, :, at] = v[:, :, 0]
         seen = store[:, : len(self.lengths), :, : max(self.lengths) + 1]
@@ -138,7 +138,7 @@ def run(
 def _step(model: Transformer, store: SlotCache, tokens: list[int]) -> Tensor:
     """Hidden states (B, 1, D) of one new token of each sequence."""
     positions, mask = store.begin()
-    hidden: Tensor = model(torch.tensor(tokens, device=store.device).unsqueeze(1), positions=positions, mask=mask, cache=store)
+    hidden: Tensor = model(torch.tensor(tokens).to(store.device).unsqueeze(1), positions=positions, mask=mask, cache=store)
     store.advance()
     return hidden
 

@@ -185,7 +185,7 @@ class DenseDecoder:
         """Token id → logits (V,) float32; writes keys and values into the cache and advances it."""
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
-        one = torch.tensor([[token]], device=cache.device)
+        one = torch.full((1, 1), token, device=cache.device)
         everything = torch.ones(1, 1, 1, at + 1, dtype=torch.bool, device=cache.device)
         h = self.model(one, positions=torch.full_like(one, at), mask=everything, cache=cache)
         cache.advance([token])

@@ -30,7 +30,7 @@ class ReplyScorer:
         self.model = model
         self.device = model.norm.device
         self.prompt_length, self.reply_length = len(prompt_ids), len(reply_ids)
-        self.ids = torch.tensor([*prompt_ids, *reply_ids], device=self.device)
+        self.ids = torch.tensor([*prompt_ids, *reply_ids]).to(self.device)
         self._unchanged: Recording | None = None
         self.forwards = 0
 
