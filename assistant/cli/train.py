@@ -62,7 +62,9 @@ def options(group: list[Any]) -> Any:
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for the model; a run that was cut goes on there.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="The folder for the model; a run that was cut goes on there."
+)
 @click.option("--preset", metavar="NAME", help="A shipped recipe with its text: tiny-zh-en.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe of your own (TOML).")
 @options(_SIZES)
@@ -70,7 +72,9 @@ def options(group: list[Any]) -> Any:
 @click.option("--validation", type=float, help="The part of the documents that is only tested on.")
 @click.option("--prompt", "prompts", multiple=True, help="Continue this text now and then (may be given several times).")
 @click.option("--language", "languages", multiple=True, help="What the model will speak, for its folder.")
-@click.option("--split", type=click.Choice(["paragraph", "line", "file"]), default="paragraph", show_default=True, help="A document of FILES.")
+@click.option(
+    "--split", type=click.Choice(["paragraph", "line", "file"]), default="paragraph", show_default=True, help="A document of FILES."
+)
 @click.option("--encoding", default="utf-8", show_default=True, help="Of FILES.")
 @click.option("--licence", default="", help="Of FILES, for the model's card.")
 @click.option("--keep-duplicates", is_flag=True, help="Learn from what is there twice, too.")
@@ -126,7 +130,9 @@ def finish(run: Run, as_json: bool, *, log: bool) -> None:
     from assistant.training import plot
 
     view = View(run, quiet=not spread.first())
-    say(f"{run.parameters:,} parameters, {run.corpus.facts['tokens']['learnt']:,} tokens, {run.recipe.plan.steps} steps") if not view.quiet else None
+    say(
+        f"{run.parameters:,} parameters, {run.corpus.facts['tokens']['learnt']:,} tokens, {run.recipe.plan.steps} steps"
+    ) if not view.quiet else None
     try:
         for event in run.events():
             view.show(event)
@@ -156,7 +162,12 @@ def note(command: str, card: dict[str, Any]) -> None:
 
     from assistant.cli.common import open_ledger
 
-    fields = {"command": command, "model": card["name"], "corpus": card["corpus_sha256"], "weights": card["result"].get("weights_sha256", "")}
+    fields = {
+        "command": command,
+        "model": card["name"],
+        "corpus": card["corpus_sha256"],
+        "weights": card["result"].get("weights_sha256", ""),
+    }
     try:
         with open_ledger(load_settings()) as ledger:
             ledger.record_event("training", fields, content={"card": json.dumps(card, ensure_ascii=False)})

@@ -111,9 +111,7 @@ class Stream(_Shuffled):
     def __init__(self, documents: Sequence[Document], context: int, size: int, seed: int = 0) -> None:
         total = sum(len(d.ids) for d in documents)
         if total <= context:
-            raise UsageError(
-                f"the corpus has {total} tokens, fewer than one context of {context}: give more text, or a smaller --context"
-            )
+            raise UsageError(f"the corpus has {total} tokens, fewer than one context of {context}: give more text, or a smaller --context")
         super().__init__((total - 1) // context, size, seed)
         self.documents, self.context = documents, context
         self._joined: tuple[int, NDArray[np.int32], NDArray[np.bool_] | None] | None = None

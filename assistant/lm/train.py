@@ -170,7 +170,9 @@ class Trainer:
             return False
         header, tensors = checkpoint.load(self.path)
         if header["identity"] != self.identity:
-            raise UsageError("the checkpoint belongs to another corpus, model or plan: give the same command as before, or another --output")
+            raise UsageError(
+                "the checkpoint belongs to another corpus, model or plan: give the same command as before, or another --output"
+            )
         checkpoint.restore(self.model, self.optimizer, tensors)
         self.step, self.losses, self.seconds = header["step"], header["losses"], header["seconds"]
         self.validations = [(step, loss) for step, loss in header["validations"]]

@@ -95,7 +95,9 @@ def decode(path: Path, encoding: str = "utf-8") -> str:
         raise UsageError(f"there is no encoding {encoding!r}: try utf-8, gb18030, big5 or latin-1") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path.name} is not {encoding} throughout (line {line}{_guess(data, line)}): convert it, or give --encoding") from error
+        raise UsageError(
+            f"{path.name} is not {encoding} throughout (line {line}{_guess(data, line)}): convert it, or give --encoding"
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
 
 
@@ -159,7 +161,9 @@ def conversation(rows: list[Any], where: str) -> Text:
             raise UsageError(f"{where}: a message of {role} has no text: give each a content")
         expected = "user" if not messages or messages[-1].role in ("system", "assistant") else "assistant"
         if role != expected and not (role == "system" and not messages):
-            raise UsageError(f"{where}: after {messages[-1].role if messages else 'the beginning'} comes {role}: user and assistant must take turns")
+            raise UsageError(
+                f"{where}: after {messages[-1].role if messages else 'the beginning'} comes {role}: user and assistant must take turns"
+            )
         messages.append(Message(role, content))
     if not messages or messages[-1].role != "assistant":
         raise UsageError(f"{where}: the conversation does not end with the assistant: there is nothing to learn from it")

@@ -112,7 +112,9 @@ class Run:
                 curve(self.output, trainer, self.output.name)
                 trainer.path.unlink(missing_ok=True)
             except OSError as error:
-                raise ModelError(f"cannot write into {self.output} ({error.strerror}): make room and give the same command again") from error
+                raise ModelError(
+                    f"cannot write into {self.output} ({error.strerror}): make room and give the same command again"
+                ) from error
         return described
 
     def store(self, model: nn.Module) -> None:
@@ -170,8 +172,6 @@ def curve(folder: Path, trainer: Trainer, title: str) -> None:
     if trainer.losses:
         plot.png(folder / "losses.png", trainer.losses, trainer.validations, title)
         plot.page(folder / "losses.html", trainer.losses, trainer.validations, title)
-
-
 
 
 def check_compiler() -> None:
