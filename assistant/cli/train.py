@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from assistant.cli.common import echo_json, json_option, load_settings
+from assistant.cli.common import F, echo_json, json_option, load_settings
 from assistant.cli.main import say
 from assistant.errors import LedgerError, UsageError
 
@@ -49,10 +50,10 @@ _NUMBERS = [
 ]
 
 
-def options(group: list[Any]) -> Any:
+def options(group: list[Any]) -> Callable[[F], F]:
     """A decorator for several options."""
 
-    def decorate(command: Any) -> Any:
+    def decorate(command: F) -> F:
         for option in reversed(group):
             command = option(command)
         return command
@@ -130,9 +131,8 @@ def finish(run: Run, as_json: bool, *, log: bool) -> None:
     from assistant.training import plot
 
     view = View(run, quiet=not spread.first())
-    say(
-        f"{run.parameters:,} parameters, {run.corpus.facts['tokens']['learnt']:,} tokens, {run.recipe.plan.steps} steps"
-    ) if not view.quiet else None
+    if not view.quiet:
+        say(f"{run.parameters:,} parameters, {run.corpus.facts['tokens']['learnt']:,} tokens, {run.recipe.plan.steps} steps")
     try:
         for event in run.events():
             view.show(event)
@@ -166,7 +166,7 @@ def note(command: str, card: dict[str, Any]) -> None:
         "command": command,
         "model": card["name"],
         "corpus": card["corpus_sha256"],
-        "weights": card["result"].get("weights_sha256", ""),
+        "weights": card["weights_sha256"],
     }
     try:
         with open_ledger(load_settings()) as ledger:

@@ -71,7 +71,7 @@ class View:
 
     def _line(self, text: str) -> None:
         self.done()
-        click.echo(text, err=True)
+        click.echo(text.replace("\n", "⏎"), err=True)
 
     def done(self) -> None:
         """Clear the changing line."""

@@ -1,9 +1,10 @@
 """A byte-level BPE vocabulary of one's own (Sennrich et al. 2016, arXiv:1508.07909; over bytes as in GPT-2).
 
-It begins with the 256 bytes, so no text is ever unknown, and joins the most frequent neighbours until the vocabulary is full. While it is
-trained, every Chinese character stands apart: joins inside characters are learnt, joins between them never. Otherwise half a sentence could
-be written in other tokens than the sentence that begins with it (今天天 | 气很好 against 今天 | 天气), and a small model would not know it again.
-What it does afterwards is plain GPT-2 cutting, which llama.cpp knows as `gpt-2`: joins that were never learnt need no rule against them.
+It begins with the 256 bytes, so no text is ever unknown, and joins the most frequent neighbours until the vocabulary is full.
+While it is trained, every Chinese character stands apart: joins inside characters are learnt, joins between them never. Otherwise half a
+sentence could be written in other tokens than the sentence that begins with it (今天天 | 气很好, but 今天 | 天气), which a small model
+would not know again. What it does afterwards is plain GPT-2 cutting, which llama.cpp knows as `gpt-2`: joins that were never learnt need no
+rule against them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from assistant.errors import UsageError
-from assistant.lm.tokenizer import ByteTokenizer
+from assistant.lm.tokenizer import ByteTokenizer, bytes_of_byte_level
 
 END, OPEN, CLOSE = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTROL = (END, OPEN, CLOSE)
@@ -44,4 +45,6 @@ def wrap(tokenizer: Tokenizer) -> ByteTokenizer:
     """The same as the engine uses it: user text can never become a control token."""
     entries = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     control = [i for token, i in entries if token in CONTROL]
-    return ByteTokenizer(tokenizer, [token for token, _ in entries], control, {tokenizer.token_to_id(t) for t in (END, CLOSE)})
+    pieces = [bytes_of_byte_level(token) for token, _ in entries]
+    ends = [i for token, i in entries if token in (END, CLOSE)]
+    return ByteTokenizer(tokenizer, [token for token, _ in entries], pieces, control, ends)

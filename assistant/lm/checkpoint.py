@@ -1,7 +1,7 @@
 """Everything that a run needs to go on, in one file of plain arrays (.npz: nothing in it can be executed, and every array has a checksum).
 
-A new checkpoint is written beside the old one, flushed to the disk, and takes its name in one step: at every instant one whole checkpoint is
-there, also when the power fails or the disk is full.
+A new checkpoint is written beside the old one, flushed to the disk, and takes its name in one step: at every instant one whole
+checkpoint is there, also when the power fails or the disk is full.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def whole(t: Tensor) -> Tensor:
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Parameters as `p/NAME`, the optimiser's averages as `o/NAME/KEY`, and the state of torch's generator."""
-    names = {p: name for name, p in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     tensors = {f"p/{name}": whole(p) for p, name in names.items() if p.requires_grad}
     for p, entry in optimizer.state.items():
         tensors |= {f"o/{names[p]}/{key}": whole(value) for key, value in entry.items() if isinstance(value, Tensor)}

@@ -4,8 +4,8 @@
     m = β₁ m + (1 − β₁) ĝ       v = β₂ v + (1 − β₂) ĝ²              its average, and the average of its square
     θ = θ − η (m̂ / (√v̂ + ε) + λ θ)                                 AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); λ = 0 is Adam
 
-The rate η rises linearly over `warmup` steps and falls along half a cosine to `floor` · η. One device, several, or several machines run this
-same code: under `torchrun` the parameters are spread over the processes (FSDP2) and each reads its share of every batch.
+The rate η rises linearly over `warmup` steps and falls along half a cosine to `floor` · η. One device, several, or several machines run
+this same code: under `torchrun` the parameters are spread over the processes (FSDP2) and each reads its share of every batch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from assistant.errors import ModelError, UsageError
 from assistant.lm import checkpoint, spread
@@ -228,8 +227,8 @@ class Trainer:
         if not math.isfinite(loss) or not math.isfinite(gradient):
             kept = checkpoint.load(self.path)[0]["step"] if self.path.exists() else 0
             raise ModelError(
-                f"the loss is no number any more at step {self.step + 1} (loss {loss}, gradient {gradient}): the checkpoint of step {kept} is "
-                "good; train again with a lower --rate, or look at the text of that step"
+                f"the loss is no number any more at step {self.step + 1} (loss {loss}, gradient {gradient}): the checkpoint of step {kept} "
+                "is good; train again with a lower --rate, or look at the text of that step"
             )
         rate = plan.rate_at(self.step)
         for group in self.optimizer.param_groups:

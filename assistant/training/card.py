@@ -1,4 +1,4 @@
-"""What a run was: sources with their licences and hashes, what was cleaned away, sizes, numbers, results. Kept beside the weights and in the log."""
+"""What a run was: sources with licences and hashes, what was cleaned away, sizes, numbers, results. Kept by the weights and in the log."""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from assistant.errors import UsageError
 from assistant.lm.train import Plan
 from assistant.training.corpus import Source
 from safety.resources import data_path
+
+Made = TypeVar("Made", bound="Sizes | Plan | Recipe | Source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _source(row: Any, path: Path) -> Source:
     return replace(source, longest=(longest[0], longest[1]))
 
 
-def _made(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+def _made(cls: type[Made], values: Mapping[str, Any], where: str) -> Made:
     """An object of a dataclass, each value checked against the type of its default."""
     known = {f.name: f for f in fields(cls)}
     converted: dict[str, Any] = {}

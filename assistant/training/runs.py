@@ -23,6 +23,7 @@ from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.train import Event, Plan, Trainer, initialise
 from assistant.lm.transformer import Config, Transformer
 from assistant.training import card, plot
+from assistant.training.corpus import sha256
 from assistant.training.documents import FORMAT, Corpus, gather
 from assistant.training.recipe import Recipe, Sizes
 from assistant.training.stored_lstm import save_lstm
@@ -107,6 +108,7 @@ class Run:
             model = build(recipe.sizes, self.tokenizer.size, recipe.plan.context)
             model.load_state_dict(weights, strict=False)  # a tied head is the embedding
             self.store(model)
+            described["weights_sha256"] = sha256(self.output / "model.safetensors")
             try:
                 card.write(self.output, described)
                 curve(self.output, trainer, self.output.name)

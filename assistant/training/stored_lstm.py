@@ -1,4 +1,4 @@
-"""The recurrent baseline in a folder: config.json, model.safetensors, tokenizer.json, under names of our own (no library has this model)."""
+"""The recurrent baseline in a folder: config.json, model.safetensors, tokenizer.json, under our own names (no library has this model)."""
 
 from __future__ import annotations
 
