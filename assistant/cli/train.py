@@ -152,7 +152,12 @@ def finish(run: Run, as_json: bool, *, log: bool) -> None:
         else:
             for line in plot.terminal(run.trainer.losses, run.trainer.validations):
                 click.echo(line)
-            say(f"stored in {run.output}: use it with `pellucid --model {run.output} chat`, or `ask --raw`")
+            use = (
+                "compare it with `pellucid evaluate lm`"
+                if run.recipe.sizes.arch == "lstm"
+                else f"try `pellucid ask --model {run.output} --raw TEXT`"
+            )
+            say(f"stored in {run.output}: {use}")
     spread.end()
 
 

@@ -147,7 +147,7 @@ def _chat(text: str, source: Source) -> Iterator[Text]:
         elif isinstance(row, dict) and isinstance(row.get("messages"), list):
             yield conversation(row["messages"], where)
         else:
-            raise UsageError(f'{where}: give {{"messages": […]}} or {{"text": "…"}}')
+            raise UsageError(f"{where}: give an object with messages or text")
 
 
 def conversation(rows: list[Any], where: str) -> Text:

@@ -114,9 +114,7 @@ class Run:
                 curve(self.output, trainer, self.output.name)
                 trainer.path.unlink(missing_ok=True)
             except OSError as error:
-                raise ModelError(
-                    f"cannot write into {self.output} ({error.strerror}): make room and give the same command again"
-                ) from error
+                raise ModelError(f"cannot write into {self.output} ({error.strerror}): make room and try again") from error
         return described
 
     def store(self, model: nn.Module) -> None:
