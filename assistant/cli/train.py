@@ -14,7 +14,7 @@ from assistant.cli.main import say
 from assistant.errors import LedgerError, UsageError
 
 if TYPE_CHECKING:
-    from assistant.training.runs import Run
+    from assistant.training.runs import Work
 
 
 def _number(name: str, kind: Any, text: str) -> Any:
@@ -124,7 +124,7 @@ def prepare(device: str, threads: int | None, pick: Any) -> Any:
     return pick(device)
 
 
-def finish(run: Run, as_json: bool, *, log: bool) -> None:
+def finish(run: Work, as_json: bool, *, log: bool) -> None:
     """Show a run, keep it when it is interrupted, store what came out, note it in the log."""
     from assistant.cli.training_view import View
     from assistant.lm import spread
@@ -132,7 +132,7 @@ def finish(run: Run, as_json: bool, *, log: bool) -> None:
 
     view = View(run, quiet=not spread.first())
     if not view.quiet:
-        say(f"{run.parameters:,} parameters, {run.corpus.facts['tokens']['learnt']:,} tokens, {run.recipe.plan.steps} steps")
+        say(f"{run.parameters:,} parameters, {run.tokens:,} tokens, {run.plan.steps} steps")
     try:
         for event in run.events():
             view.show(event)
@@ -152,12 +152,7 @@ def finish(run: Run, as_json: bool, *, log: bool) -> None:
         else:
             for line in plot.terminal(run.trainer.losses, run.trainer.validations):
                 click.echo(line)
-            use = (
-                "compare it with `pellucid evaluate lm`"
-                if run.recipe.sizes.arch == "lstm"
-                else f"try `pellucid ask --model {run.output} --raw TEXT`"
-            )
-            say(f"stored in {run.output}: {use}")
+            say(f"stored in {run.output}: {run.hint}")
     spread.end()
 
 

@@ -13,7 +13,7 @@ from assistant.lm.train import Evaluated, Event, Sampled, Saved, Stepped
 from assistant.tui.sanitize import sanitize
 
 if TYPE_CHECKING:
-    from assistant.training.runs import Run
+    from assistant.training.runs import Work
 
 EVERY = 50
 """Steps between lines where there is no terminal."""
@@ -22,7 +22,7 @@ EVERY = 50
 class View:
     """Shows events on stderr. On a terminal the progress line is redrawn at most ten times a second."""
 
-    def __init__(self, run: Run, *, quiet: bool = False) -> None:
+    def __init__(self, run: Work, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._run = run
         self._live = sys.stderr.isatty()
@@ -48,7 +48,7 @@ class View:
         speed = event.tokens / max(event.seconds, 1e-9)
         self._average = event.loss if self._average is None else 0.95 * self._average + 0.05 * event.loss
         self._speed = speed if self._speed is None else 0.9 * self._speed + 0.1 * speed
-        steps = self._run.recipe.plan.steps
+        steps = self._run.plan.steps
         if self._live:
             if time.monotonic() - self._drawn < 0.1 and event.step < steps:
                 return

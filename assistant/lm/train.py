@@ -149,7 +149,8 @@ class Trainer:
         checkpoint of another identity is refused."""
         self.model, self.data, self.plan, self.path = model, data, plan, folder / checkpoint.NAME
         self.validation, self.prompts, self.end, self.identity = list(validation), prompts, end, identity
-        self.step = 0
+        self.step = self.began = 0
+        """Steps done, and those done before this process took over."""
         self.losses: list[float] = []
         self.validations: list[tuple[int, float]] = []
         self.seconds = 0.0
@@ -173,6 +174,7 @@ class Trainer:
                 "the checkpoint belongs to another corpus, model or plan: give the same command as before, or another --output"
             )
         checkpoint.restore(self.model, self.optimizer, tensors)
+        self.began = header["step"]
         self.step, self.losses, self.seconds = header["step"], header["losses"], header["seconds"]
         self.validations = [(step, loss) for step, loss in header["validations"]]
         return True

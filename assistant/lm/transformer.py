@@ -167,6 +167,9 @@ class Block(nn.Module):
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """x Wᵀ + b, multiplied in the precision of the weights, returned in the precision of x (the residual stream stays float32)."""
+    if type(layer) is not nn.Linear:  # one with an adapter that is being trained
+        adapted: Tensor = layer(x)
+        return adapted
     return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).to(x.dtype)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from assistant.errors import ModelError, UsageError
 from assistant.lm import checkpoint, spread
@@ -19,6 +19,7 @@ from assistant.lm.bpe import END, wrap
 from assistant.lm.chat_format import FORMATS
 from assistant.lm.energy import Meter
 from assistant.lm.lstm import LSTM, LSTMConfig, matching
+from assistant.lm.saving import save
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.train import Event, Plan, Trainer, initialise
 from assistant.lm.transformer import Config, Transformer
@@ -34,44 +35,37 @@ VALIDATION_TOKENS = 32_768
 _CADENCE = ("evaluate_every", "sample_every", "save_every", "save_seconds")
 
 
-class Run:
-    """One run. Iterate over `events()`, then `finish()`."""
+class Work:
+    """A training with its folder. Iterate over `events()`, then `finish()`."""
 
-    def __init__(
-        self, recipe: Recipe, output: Path, *, device: torch.device, compiled: bool = False, watts: float = 5.0,
-        command: str = "train", say: Callable[[str], None] = lambda line: None,
-    ) -> None:  # fmt: skip
-        """Raises UsageError for files that cannot be learnt from, and for an `output` that holds something else."""
-        self.recipe, self.output, self.command = recipe, output, command
-        check_output(output)
-        spread.begin(device)
-        self.corpus: Corpus = gather(recipe, say if spread.first() else lambda line: None)
-        self.tokenizer: ByteTokenizer = wrap(self.corpus.tokenizer)
-        model = build(recipe.sizes, self.tokenizer.size, recipe.plan.context)
-        initialise(model, recipe.plan.seed)
-        self.parameters = sum(p.numel() for p in model.parameters())
-        plan = recipe.plan
-        data = Stream(self.corpus.train, plan.context, plan.batch, plan.seed)
-        self.texts = [*recipe.prompts, *recipe.chats]
-        self.trainer = Trainer(
-            model.to(device), data, plan, output, validation=held_out(self.corpus.validation, plan),
-            prompts=[self._prompt(text, chat) for chat, texts in ((False, recipe.prompts), (True, recipe.chats)) for text in texts],
-            end=self.tokenizer.eos, compiled=compiled, identity=self._identity(),
-        )  # fmt: skip
+    command = "train"
+
+    def __init__(self, output: Path, plan: Plan, trainer: Trainer, facts: dict[str, Any], watts: float) -> None:
+        self.output, self.plan, self.trainer, self.facts = output, plan, trainer, facts
+        self.parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         self.meter = Meter(watts)
-        if self.trainer.resume():
-            say(f"going on after step {self.trainer.step}")
 
-    def _prompt(self, text: str, chat: bool) -> list[int]:
-        begin = [self.tokenizer.ids[END]]
-        if not chat:
-            return begin + self.tokenizer.encode(text)
-        return begin + [piece.id for piece in FORMATS[FORMAT].render([Message("user", text)], self.tokenizer)]
+    @property
+    def tokens(self) -> int:
+        """How many tokens are learnt from."""
+        return int(self.facts["tokens"]["learnt"])
 
-    def _identity(self) -> str:
-        plan = {name: value for name, value in asdict(self.recipe.plan).items() if name not in _CADENCE}
-        said = json.dumps([asdict(self.recipe.sizes), plan, self.corpus.sha256, self.corpus.facts["tokenizer_sha256"]], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()
+    @property
+    def hint(self) -> str:
+        """What to do with the result."""
+        return f"try `pellucid ask --model {self.output} TEXT`"
+
+    def text(self, prompt: int, ids: Sequence[int]) -> str:
+        """A sample in words."""
+        raise NotImplementedError
+
+    def store(self, weights: dict[str, Tensor]) -> Path:
+        """Write what was learnt (by parameter name) into the folder; returns the file with the weights."""
+        raise NotImplementedError
+
+    def numbers(self) -> dict[str, Any]:
+        """What the model is, for the card."""
+        raise NotImplementedError
 
     def events(self) -> Iterator[Event]:
         """Train to the end. Whoever stops iterating should call `keep`."""
@@ -83,49 +77,101 @@ class Run:
         """Write a checkpoint now, because the run is interrupted."""
         self.trainer.save()
 
-    def text(self, prompt: int, ids: Sequence[int]) -> str:
-        """A sample in words."""
-        return self.texts[prompt] + " → " * (prompt >= len(self.recipe.prompts)) + self.tokenizer.decode(ids)
-
     def finish(self) -> dict[str, Any]:
         """Store the model, the curve and the card; returns the card. The checkpoint has served. Raises ModelError."""
-        trainer, recipe = self.trainer, self.recipe
+        trainer = self.trainer
         weights = {name: checkpoint.whole(p) for name, p in trainer.model.named_parameters()}
         joules, source = self.meter.read()
-        seen = trainer.step * recipe.plan.batch * recipe.plan.context
+        seen = trainer.step * self.plan.batch * self.plan.context
+        here = (trainer.step - trainer.began) * self.plan.batch * self.plan.context
         described = {
-            "name": self.output.name, "command": self.command, **self.corpus.facts, "corpus_sha256": self.corpus.sha256,
-            "model": {**asdict(recipe.sizes), "parameters": self.parameters}, "training": asdict(recipe.plan),
+            "name": self.output.resolve().name, "command": self.command, **self.facts,
+            "model": self.numbers(), "training": asdict(self.plan),
             "result": {
                 "steps": trainer.step, "tokens_read": seen, "loss": trainer.losses[-1],
                 "validation_loss": trainer.validations[-1][1] if trainer.validations else None,
                 "seconds": trainer.seconds, "tokens_per_second": seen / max(trainer.seconds, 1e-9),
-                "joules": joules, "energy_source": source,
-                "joules_per_million_tokens": joules / seen * 1e6 if joules is not None and seen else None,
+                "joules_since_the_last_start": joules, "energy_source": source,
+                "joules_per_million_tokens": joules / here * 1e6 if joules is not None and here else None,
             },
         }  # fmt: skip
         if spread.first():
-            model = build(recipe.sizes, self.tokenizer.size, recipe.plan.context)
-            model.load_state_dict(weights, strict=False)  # a tied head is the embedding
-            self.store(model)
-            described["weights_sha256"] = sha256(self.output / "model.safetensors")
+            described["weights_sha256"] = sha256(self.store(weights))
             try:
                 card.write(self.output, described)
-                curve(self.output, trainer, self.output.name)
+                curve(self.output, trainer, described["name"])
                 trainer.path.unlink(missing_ok=True)
             except OSError as error:
                 raise ModelError(f"cannot write into {self.output} ({error.strerror}): make room and try again") from error
         return described
 
-    def store(self, model: nn.Module) -> None:
+
+class Run(Work):
+    """A model from nothing."""
+
+    def __init__(
+        self, recipe: Recipe, output: Path, *, device: torch.device, compiled: bool = False, watts: float = 5.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
+        """Raises UsageError for files that cannot be learnt from, and for an `output` that holds something else."""
+        check_output(output)
+        spread.begin(device)
+        self.recipe, plan = recipe, recipe.plan
+        self.corpus: Corpus = gather(recipe, say if spread.first() else lambda line: None)
+        self.tokenizer: ByteTokenizer = wrap(self.corpus.tokenizer)
+        model = build(recipe.sizes, self.tokenizer.size, plan.context)
+        initialise(model, plan.seed)
+        data = Stream(self.corpus.train, plan.context, plan.batch, plan.seed)
+        self.texts = [*recipe.prompts, *recipe.chats]
+        prompts = [self._prompt(text, chat) for chat, texts in ((False, recipe.prompts), (True, recipe.chats)) for text in texts]
+        corpus_sha256 = self.corpus.sha256
+        trainer = Trainer(
+            model.to(device), data, plan, output, validation=held_out(self.corpus.validation, plan), prompts=prompts,
+            end=self.tokenizer.eos, compiled=compiled,
+            identity=identity(plan, asdict(recipe.sizes), corpus_sha256, self.corpus.facts["tokenizer_sha256"]),
+        )  # fmt: skip
+        super().__init__(output, plan, trainer, {**self.corpus.facts, "corpus_sha256": corpus_sha256}, watts)
+        if trainer.resume():
+            say(f"going on after step {trainer.step}")
+
+    @property
+    def hint(self) -> str:
+        """What to do with the result."""
+        if self.recipe.sizes.arch == "lstm":
+            return "compare it with `pellucid evaluate lm`"
+        return f"try `pellucid ask --model {self.output} --raw TEXT`"
+
+    def _prompt(self, text: str, chat: bool) -> list[int]:
+        begin = [self.tokenizer.ids[END]]
+        if not chat:
+            return begin + self.tokenizer.encode(text)
+        return begin + [piece.id for piece in FORMATS[FORMAT].render([Message("user", text)], self.tokenizer)]
+
+    def text(self, prompt: int, ids: Sequence[int]) -> str:
+        """A sample in words."""
+        return self.texts[prompt] + " → " * (prompt >= len(self.recipe.prompts)) + self.tokenizer.decode(ids)
+
+    def numbers(self) -> dict[str, Any]:
+        """What the model is, for the card."""
+        return {**asdict(self.recipe.sizes), "parameters": self.parameters}
+
+    def store(self, weights: dict[str, Tensor]) -> Path:
         """Write the weights, the configuration and the tokenizer."""
+        model = build(self.recipe.sizes, self.tokenizer.size, self.plan.context)
+        model.load_state_dict(weights, strict=False)  # a tied head is the embedding
         if isinstance(model, LSTM):
             save_lstm(model, self.corpus.tokenizer, self.output)
-            return
-        from assistant.lm.saving import save
+        else:
+            assert isinstance(model, Transformer)
+            save(model, self.tokenizer, self.output, chat_format=FORMAT, notes={"languages": list(self.recipe.languages)})
+        return self.output / "model.safetensors"
 
-        assert isinstance(model, Transformer)
-        save(model, self.tokenizer, self.output, chat_format=FORMAT, notes={"languages": list(self.recipe.languages)})
+
+def identity(plan: Plan, *parts: Any) -> str:
+    """A name for everything that decides what a run gives, so that a checkpoint is never taken for another's."""
+    numbers = {name: value for name, value in asdict(plan).items() if name not in _CADENCE}
+    first, *rest = parts
+    return hashlib.sha256(json.dumps([first, numbers, *rest], sort_keys=True).encode()).hexdigest()
 
 
 def check_output(output: Path) -> None:
