@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from assistant.lm import threads  # before torch
@@ -119,6 +121,13 @@ class Engine:
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
         )
+
+    def use_adapter(self, name: str, sha256: str, chat_format: str) -> None:
+        """From now on this is the model with an adapter, which has been added to its weights: another model with another identity."""
+        both = hashlib.sha256(f"{self.info.sha256} {sha256}".encode()).hexdigest()
+        self.info = replace(self.info, name=f"{self.info.name}+{name}", sha256=both)
+        self._format_name = chat_format or self._format_name
+        self.cache.keep_prefix([])
 
     def meter(self) -> Meter:
         """A new energy meter for work of this engine."""
