@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float | None], None]
 RETRY_SECONDS = 3600.0
+ADAPTER = "adapter.json"
+"""What a folder with an adapter has, and a folder with a model has not."""
 
 
 def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None]:
@@ -35,6 +38,8 @@ def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | Non
 def load_engine(settings: Settings, progress: Progress) -> Engine:
     """The engine that the settings ask for. Raises ModelError or UsageError."""
     path, entry = model_file(settings.model, progress)
+    if (path / ADAPTER).is_file():
+        return _adapted(path, settings, progress)
     from assistant.lm.engine import Engine
 
     engine = Engine.load(
@@ -76,6 +81,24 @@ def attach_probe(engine: Engine, progress: Progress) -> None:
 def probe_folder() -> Path:
     """Where probes that the user trained are kept."""
     return paths.data_dir() / "probes"
+
+
+def _adapted(folder: Path, settings: Settings, progress: Progress) -> Engine:
+    """The model that an adapter was trained on, with the adapter added to its weights (which are then dense)."""
+    from assistant.lm import lora
+
+    adapter = lora.read(folder)
+    if looks_like_adapter(adapter.base):
+        raise ModelError(f"{folder.name} is an adapter on another adapter: merge the first with `pellucid finetune --merge`")
+    dtype = "float32" if settings.dtype in ("auto", "int4", "int8") else settings.dtype
+    engine = load_engine(replace(settings, model=adapter.base, dtype=dtype), progress)
+    lora.add(engine, adapter)
+    return engine
+
+
+def looks_like_adapter(name: str) -> bool:
+    """Whether this is the folder of an adapter rather than of a model."""
+    return (Path(name).expanduser() / ADAPTER).is_file()
 
 
 def load_guard(settings: Settings, progress: Progress) -> Guard:

@@ -43,14 +43,12 @@ class LastState:
 @torch.inference_mode()
 def states(engine: Engine, prompt: str, reply: str) -> Floats:
     """(tokens of the reply, D): the states behind the model's last norm, as the decoder has them when it writes the reply."""
-    from assistant.lm.transformer import rms_norm
-
     asked = engine.tokenizer.decode(engine.tokenizer.encode(prompt)[:PROMPT])
     before = list(engine.render([Message("user", asked or " ")], reserve=REPLY).ids)
     ids = engine.tokenizer.encode(reply)[:REPLY]
     observer = LastState(engine.model.config.n_layers - 1)
     engine.model(torch.tensor([before + ids], device=engine.device), observer=observer)
-    last = rms_norm(observer.states[len(before) :], engine.model.norm, engine.model.config.norm_eps)
+    last = engine.model.last_norm(observer.states[len(before) :])
     found: Floats = last.float().cpu().numpy()
     return found
 

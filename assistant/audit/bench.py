@@ -44,7 +44,7 @@ _ZH = (
 )
 
 
-_BLOCK = 20_000
+_BLOCK = 50_000
 """Turns that are inserted at a time."""
 _LOG = "0" * 32
 """The name of the throw-away log: its checkpoints are thrown away with it."""

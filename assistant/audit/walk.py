@@ -31,6 +31,8 @@ _BEFORE = "SELECT link FROM ledger WHERE seq < ? ORDER BY seq DESC LIMIT 1"
 _PAGE = 1024
 _CONTENT_PAGE = 512
 """Contents are heavy: fewer records at a time."""
+_PARSED = 64
+"""Records that are parsed at once."""
 
 Text = tuple[str, bytes, bytes]
 """Coding, salt, body."""
@@ -150,8 +152,14 @@ class _Walk:
         texts: dict[int, dict[str, Text]] = {}
         for seq, part, codec, salt, body in bodies:
             texts.setdefault(seq, {})[part] = (codec, salt, body)
-        for seq, text, _, _ in rows:
-            self._check_record(seq, text, texts.pop(seq, {}))
+        for start in range(0, len(rows), _PARSED):
+            some = rows[start : start + _PARSED]
+            try:
+                records: list[canonical.Record | None] = [*canonical.loads_many([row[1] for row in some])]
+            except (ValueError, TypeError, RecursionError):
+                records = [None] * len(some)  # one of them is broken: each is read by itself
+            for (seq, text, _, _), record in zip(some, records, strict=True):
+                self._check_record(seq, text, record, texts.pop(seq, {}))
         for seq, parts in texts.items():
             self._report.add(Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq))
 
@@ -195,10 +203,11 @@ class _Walk:
         what = f"record {first} is" if first == last else f"the records {first} to {last} are"
         self._report.add(Problem("chain", f"{what} missing", first))
 
-    def _check_record(self, seq: int, text: bytes, parts: dict[str, Text]) -> None:
+    def _check_record(self, seq: int, text: bytes, record: canonical.Record | None, parts: dict[str, Text]) -> None:
         found, add = self._found, self._report.add
         try:
-            record = canonical.loads(text)
+            if record is None:
+                record = canonical.loads(text)
             vouched = record.get("content", {})
             kind = record["kind"]
             if record["seq"] != seq:

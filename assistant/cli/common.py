@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 db_option = click.option("--db", metavar="PATH", help="The log to use instead of the default one.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-model_option = click.option("--model", metavar="NAME|PATH", help="A model of `pellucid models list`, or a .gguf file.")
+model_option = click.option("--model", metavar="NAME|PATH", help="A model of `pellucid models list`, a .gguf file or a model folder.")
 
 
 def model_options(command: F) -> F:
@@ -37,7 +37,7 @@ def model_options(command: F) -> F:
         ),
         click.option("--policy", help="The safety policy: strict, balanced, open."),
         click.option("--threads", type=int, help="Processor threads; 0 takes all."),
-        click.option("--dtype", help="auto, float32, bfloat16, float16, int4."),
+        click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4."),
         click.option("--device", help="auto, cpu, cuda, mps."),
         model_option,
     ):

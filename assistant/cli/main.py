@@ -20,8 +20,10 @@ COMMANDS = {
     "models": "List, fetch, inspect and remove models.",
     "audit": "Look into the log: list, show, search, verify, export and more.",
     "config": "Show and change the settings.",
+    "train": "Train a language model of your own on text files.",
+    "finetune": "Teach a model conversations: all of it, or a small adapter.",
     "safety": "Train and evaluate the safety classifier.",
-    "evaluate": "Measure quality on data: how faithful explanations are.",
+    "evaluate": "Measure quality on data: how faithful explanations are, how good a language model is.",
     "bench": "Measure this installation on this machine.",
 }
 

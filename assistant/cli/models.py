@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,9 @@ from assistant.cli.main import say
 from assistant.errors import ModelError
 from assistant.lm import catalog, pull
 from assistant.tui.sanitize import sanitize
+
+if TYPE_CHECKING:
+    from assistant.lm.source import Source
 
 
 @click.group()
@@ -42,11 +47,16 @@ def list_models(as_json: bool) -> None:
 @models.command("pull")
 @click.argument("name", default=catalog.DEFAULT)
 @click.option("--force", is_flag=True, help="Fetch again even when it is there.")
-def pull_model(name: str, force: bool) -> None:
+@click.option("--accept-terms", is_flag=True, help="You have read the terms of the model and accept them.")
+def pull_model(name: str, force: bool, accept_terms: bool) -> None:
     """Fetch a model, check its hash and keep it in the model folder."""
+    entry = catalog.find(name)
+    if entry.terms and not accept_terms and (force or not entry.path.exists()) and sys.stdin.isatty():
+        say(f"{entry.name} comes under terms of its own ({entry.licence}): {entry.terms}")
+        accept_terms = click.confirm("Have you read them, and do you accept them?", err=True)
     progress = Progress()
     try:
-        path = pull.pull(catalog.find(name), progress, force=force)
+        path = pull.pull(entry, progress, force=force, accept_terms=accept_terms)
     finally:
         progress.done()
     click.echo(str(path))
@@ -56,8 +66,8 @@ def pull_model(name: str, force: bool) -> None:
 @click.argument("name", default=catalog.DEFAULT)
 @json_option
 def info(name: str, as_json: bool) -> None:
-    """What a model is: architecture, size, tokenizer, chat template, licence. NAME may be a .gguf file."""
-    from assistant.lm.gguf import GGUFFile
+    """What a model is: architecture, size, tokenizer, chat template, licence. NAME may be a .gguf file or a folder."""
+    from assistant.lm.source import open_source
 
     entry = None if catalog.looks_like_path(name) else catalog.find(name)
     path = entry.path if entry else Path(name).expanduser()
@@ -65,15 +75,12 @@ def info(name: str, as_json: bool) -> None:
         raise ModelError(f"{name} is the guard's encoder, not a chat model: see data/safety/MODEL_CARD.md")
     if not path.exists():
         raise ModelError(f"{name} has not been fetched: run `pellucid models pull {name}`" if entry else f"there is no file {name}")
-    file = GGUFFile(path)
-    types: dict[str, int] = {}
-    for tensor in file.tensors.values():
-        types[tensor.type.name] = types.get(tensor.type.name, 0) + 1
-    simple = {k: v for k, v in file.metadata.items() if not isinstance(v, list) and k != "tokenizer.chat_template"}
+    source = open_source(path)
+    about = source.facts()
     facts = {
-        "name": entry.name if entry else path.stem, "path": str(path), "bytes": path.stat().st_size,
-        "licence": entry.licence if entry else str(file.metadata.get("general.license", "not stated")),
-        "sha256": pull._sha256(path), "tensors": types, "metadata": simple,
+        "name": entry.name if entry else (path.resolve().name if path.is_dir() else path.stem), "path": str(path),
+        "bytes": about.pop("bytes"), "licence": entry.licence if entry else about["licence"], "sha256": source.sha256(),
+        **_understood(source), **{k: v for k, v in about.items() if k != "licence"},
     }  # fmt: skip
     if as_json:
         echo_json(facts)
@@ -85,6 +92,27 @@ def info(name: str, as_json: bool) -> None:
                 click.echo(sanitize(f"  {name_}: {content}"))
         else:
             click.echo(sanitize(f"{key}: {value}"))
+
+
+def _understood(source: Source) -> dict[str, object]:
+    """How the engine would run it, or why it cannot."""
+    from assistant.lm.chat_format import choose
+    from assistant.lm.decode import suits
+
+    try:
+        config, tokenizer = source.config(), source.tokenizer()
+    except ModelError as error:
+        return {"usable": f"no: {error}"}
+    try:
+        chat = choose(source.chat_format, source.template, tokenizer, source.path.name).name
+    except ModelError as error:
+        chat = str(error)
+    return {
+        "usable": "yes",
+        "context": config.context_length,
+        "decoder": "one flat function" if suits(config) else "the general one, slower: this family has no flat function",
+        "chat format": chat,
+    }
 
 
 @models.command()

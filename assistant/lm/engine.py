@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from assistant.lm import threads  # before torch
@@ -15,19 +15,21 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import memory, prefill, weights
+from assistant.lm import batch, memory, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
-from assistant.lm.decode import Decoder
+from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
-from assistant.lm.generate import Generation
-from assistant.lm.gguf import GGUFFile
+from assistant.lm.generate import Generation, Writer
 from assistant.lm.kv_cache import KVCache
+from assistant.lm.packed_linear import packed_view
+from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.transformer import Transformer
 from assistant.turn import Message, ModelInfo, Sampling
 
 Progress = Callable[[str, float | None], None]
 
+DEFAULT_CONTEXT = 2048
 PREFILL_CHUNK = 512
 """Longer prompts are read in pieces of this many tokens, so that attention never needs memory for all pairs at once."""
 
@@ -46,18 +48,23 @@ class Engine:
         chat_format: str = "",
         begin: Sequence[int] = (),
         languages: Sequence[str] = (),
-        context_length: int = 2048,
+        context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         load_seconds: float = 0.0,
     ) -> None:
         self.model, self.tokenizer, self.info = model, tokenizer, info
         self.languages = tuple(languages)
         self._template, self._format_name = template, chat_format
+        if context_length < 1:
+            raise UsageError(f"a context of {context_length} tokens holds nothing: ask for at least 64")
         self.context_length = min(context_length, model.config.context_length)
+        # what a person asked for and does not get is said (`language.notices`); the default is no wish
+        self.context_asked = context_length if context_length != DEFAULT_CONTEXT else self.context_length
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
-        self._decoder = Decoder(model, packed, self.cache)
+        self._packed = packed
+        self._decoder = decoder(model, packed, self.cache)
         self._begin = tuple(begin)
         self._watts = watts_per_core
         self._fresh = True
@@ -73,57 +80,56 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         thread_count: int = 0,
-        context_length: int = 2048,
+        context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         languages: Sequence[str] | None = None,
         chat_format: str = "",
         packed_folder: Path | None = None,
         progress: Progress = lambda what, fraction: None,
     ) -> Engine:
-        """Load a .gguf file; packed weights are kept in `packed_folder` for the next time.
+        """Load a .gguf file or a model folder; packed weights are kept in `packed_folder` for the next time.
 
         Raises ModelError when it is missing, damaged, not understood, or does not fit into memory.
         """
         began = time.perf_counter()
         torch.set_num_threads(thread_count or threads.available_cores())
-        name = name or path.stem
+        name = name or (path.resolve().name if path.is_dir() else path.stem)
         progress(f"reading {name}", 0.0)
-        file = GGUFFile(path)
-        tokenizer = ByteTokenizer.from_gguf(file)
-        config = weights.read_config(file)
+        source = open_source(path)
+        config, tokenizer = source.config(), source.tokenizer()
         if config.vocab_size != tokenizer.size:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
-        target, sha256 = pick_device(device), sha256_of(path)
-        kind = pick_dtype(dtype, target, weights.packable(file, config))
+        target, sha256 = pick_device(device), source.sha256()
+        kind = pick_dtype(dtype, target, weights.packable(source, config))
         if target.type == "cpu":
-            memory.check(name, sum(math.prod(info.shape) for info in file.tensors.values()), kind)
+            memory.check(name, source.weights(), kind)
         try:
             model, packed = weights.load(
-                file, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
+                source, config, DENSE[kind], target, pack=kind == "int4", int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise memory.too_large(name, kind) from error
-        metadata = file.metadata
-        bos = metadata.get("tokenizer.ggml.bos_token_id")
-        begin = [bos] if metadata.get("tokenizer.ggml.add_bos_token") is True and isinstance(bos, int) else []
-        if languages is None:
-            stated = metadata.get("general.languages")
-            languages = stated if isinstance(stated, list) else ()
-        template = metadata.get("tokenizer.chat_template")
         return cls(
             model,
             packed,
             tokenizer,
             ModelInfo(name, sha256, kind, str(target)),
-            template=template if isinstance(template, str) else None,
-            begin=begin,
-            languages=languages,
-            chat_format=chat_format,
+            template=source.template,
+            begin=source.begin(),
+            languages=source.languages if languages is None else languages,
+            chat_format=chat_format or source.chat_format,
             context_length=context_length,
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
         )
+
+    def use_adapter(self, name: str, sha256: str, chat_format: str) -> None:
+        """From now on this is the model with an adapter, which has been added to its weights: another model with another identity."""
+        both = hashlib.sha256(f"{self.info.sha256} {sha256}".encode()).hexdigest()
+        self.info = replace(self.info, name=f"{self.info.name}+{name}", sha256=both)
+        self._format_name = chat_format or self._format_name
+        self.cache.keep_prefix([])
 
     def meter(self) -> Meter:
         """A new energy meter for work of this engine."""
@@ -177,10 +183,14 @@ class Engine:
 
     def generate(self, prompt: Prompt, sampling: Sampling, *, cancel: threading.Event | None = None) -> Generation:
         """A reply in the making; iterate over it. A temperature above 0 needs `sampling.seed`."""
+        return self.generate_ids(prompt.ids, sampling, eos=self._ends(prompt), cancel=cancel)
+
+    def _ends(self, prompt: Prompt) -> frozenset[int]:
+        """The tokens that end a reply to `prompt`."""
         eos = self.tokenizer.eos
         if any(piece.role is None for piece in prompt.pieces[len(self._begin) :]):  # a chat: its control tokens end it too
             eos = eos | {self.tokenizer.ids[t] for t in self.chat_format.control}
-        return self.generate_ids(prompt.ids, sampling, eos=eos, cancel=cancel)
+        return eos
 
     def generate_ids(
         self, ids: Sequence[int], sampling: Sampling, *, eos: frozenset[int], cancel: threading.Event | None = None
@@ -201,6 +211,30 @@ class Engine:
             cancel=cancel,
             watch=None if watch is None else lambda: watch(self._decoder.state[0]),
         )
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], samplings: Sequence[Sampling], *, slots: int = 8, cancel: threading.Event | None = None
+    ) -> Iterator[batch.BatchReply]:
+        """The replies to many prompts, `slots` of them in flight at a time, each as soon as it has ended (see `batch.run`).
+
+        Every reply has the tokens that `generate` gives for the same prompt and seed; in float32 and bfloat16 the sums of a matrix product
+        may come out in another order, so that two candidates closer than some 1e-5 can change places.
+        """
+        view = packed_view(self.model, self._packed) if self._packed else self.model
+
+        def writer(ids: Sequence[int], sampling: Sampling) -> Writer:
+            room = self.context_length - len(ids)
+            return Writer(sampling, self.tokenizer, ends[tuple(ids)], min(sampling.max_tokens, room))
+
+        ends = {prompt.ids: self._ends(prompt) for prompt in prompts}
+        yield from batch.run(
+            view, [prompt.ids for prompt in prompts], samplings, prefill=self.prefill, cache=self.cache, head=self._decoder.head,
+            writer=writer, slots=slots, cancel=cancel,
+        )  # fmt: skip
+
+    def decode(self, token: int) -> Tensor:
+        """Read one more token; returns the logits (V,) after it."""
+        return self._decoder(token)
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> tuple[Tensor, int]:
@@ -228,8 +262,11 @@ class Engine:
         return logits, cached
 
 
-DENSE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int4": torch.float32}
-"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones."""
+DENSE = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16, "int4": torch.float32,
+}  # fmt: skip
+"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones, int8 has
+dense embeddings only."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -250,12 +287,8 @@ def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
         if device.type == "cpu":
             return "int4" if packable else "float32"
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+    if name == "int8" and device.type != "cpu":
+        raise UsageError("dtype int8 is for the CPU: use --dtype auto")
     if name == "int4" and (device.type != "cpu" or not packable):
-        raise UsageError("dtype int4 needs a Q4_0 or Q4_1 model file on the CPU: use --dtype auto")
+        raise UsageError("dtype int4 needs a Q4_0, Q4_1 or Q4_K model file on the CPU: use --dtype auto")
     return name
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

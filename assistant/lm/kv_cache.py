@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from assistant.lm.transformer import Config
+from assistant.lm.config import Config
 
 
 class KVCache:

@@ -18,8 +18,8 @@ from assistant.lm.transformer import Block, Transformer, rms_norm
 
 
 def suits(model: Transformer) -> bool:
-    """Whether `read` is the faster way: dense float32 on the CPU."""
-    return model.norm.device.type == "cpu" and model.embedding.weight.dtype is torch.float32
+    """Whether `read` is the faster way: dense float32 on the CPU, in the Llama shape."""
+    return model.config.plain and model.norm.device.type == "cpu" and model.embedding.weight.dtype is torch.float32
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -24,9 +25,11 @@ from assistant.store.projections import Tally
 from assistant.store.records import CLOSING
 from assistant.store.segment import for_index
 
-_PAGE = 2048
-_STATEMENT = 512
+_PAGE = 4096
+_STATEMENT = 1024
 """Rows of one statement."""
+_TURN_SECONDS = 0.0005
+"""How long one thread may keep the interpreter while the other waits for it: SQLite needs it only for a moment, but often."""
 _SORTER_BYTES = 64 << 20
 _SORTER_DEFAULT = 1 << 20
 """What the search index collects in memory before it writes a piece of itself."""
@@ -53,9 +56,12 @@ class Loader:
         self._prompts: dict[str, str] = {}  # of turns whose outcome is still to come
 
     def __enter__(self) -> Loader:
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(_TURN_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.setswitchinterval(self._interval)
         self._writer.stop()
 
     def add(self, record: Record, text: str, parts: Sequence[Content] = ()) -> None:

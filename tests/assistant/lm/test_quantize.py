@@ -8,7 +8,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Type
 
 from assistant.lm.gguf import GGUFError, TensorInfo
-from assistant.lm.quantize import can_pack, dequantise, pack_int4
+from assistant.lm.quantize import can_pack, codes, dequantise, pack_int4
 
 
 def blocks(kind, rows, columns, seed=0):
@@ -43,12 +43,25 @@ def test_every_other_type_is_read_in_its_shape(kind):
     assert np.allclose(dense.numpy(), values, atol=0.25)
 
 
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q4_K])
+def test_the_codes_are_the_weights(kind):
+    info, raw = blocks(kind, 16, 512)
+    if kind is Type.Q4_K:  # its second scale is no minimum
+        raw = raw.reshape(-1, 144)
+        raw[:, 2:4] = np.frombuffer(np.full(len(raw), 0.01, np.float16).tobytes(), np.uint8).reshape(-1, 2)
+        raw = raw.reshape(-1)
+    found = codes(info, raw)
+    assert found.q.max() <= 15
+    dense = found.scale.unsqueeze(-1) * (found.q.view(16, 16, 32).float() - 8) + found.zero.unsqueeze(-1)
+    assert np.allclose(dense.view(16, 512).numpy(), quants.dequantize(raw, kind).reshape(16, 512), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1])
 def test_the_packed_product_equals_the_dense_one(kind):
     info, raw = blocks(kind, 32, 64)
     assert can_pack(info)
     order = torch.randperm(32)
-    packed = pack_int4([(info, raw), (info, raw)], [None, order])
+    packed = pack_int4([codes(info, raw), codes(info, raw)], [None, order])
     x = torch.randn(3, 64).bfloat16()
     dense = dequantise(info, raw)
     expected = x.float() @ torch.cat([dense, dense[order]]).T

@@ -51,3 +51,11 @@ def test_a_commitment_depends_on_all_it_covers() -> None:
         hashes.add(commit(*other))
     hashes |= {commit(*base[:4], body) for body in (b"bodx", b"body\0", b"", b"body" + bytes(60))}
     assert len(hashes) == 9
+
+
+def test_many_at_once_are_the_same_as_one_by_one() -> None:
+    texts = [canonical.encode({"seq": i, "text": "天气" * i}).encode() for i in range(5)]
+    assert canonical.loads_many(texts) == [canonical.loads(text) for text in texts]
+    for broken in (b'{"seq":1', b'{"seq":1},{"seq":2}', b""):
+        with pytest.raises(ValueError):
+            canonical.loads_many([texts[0], broken, texts[1]])

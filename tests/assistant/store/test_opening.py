@@ -11,6 +11,7 @@ import pytest
 
 from assistant import paths
 from assistant.errors import LedgerError
+from assistant.store.connection import PAGE_BYTES
 from assistant.store.driver import newest as sqlite3
 from assistant.store.ledger import Ledger
 
@@ -99,8 +100,8 @@ def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
 def test_garbage_in_the_middle(filled: Path) -> None:
     """A page of rubbish is found when it is read, and reported as damage."""
     with filled.open("r+b") as file:
-        for page in range(3, filled.stat().st_size // 4096):
-            file.seek(4096 * page)
+        for page in range(3, filled.stat().st_size // PAGE_BYTES):
+            file.seek(PAGE_BYTES * page)
             file.write(b"\xff" * 512)
     with pytest.raises(LedgerError, match="damaged"), Ledger.open(filled, read_only=True) as ledger:
         ledger.query("SELECT count(record), max(length(record)) FROM ledger NOT INDEXED")

@@ -1,0 +1,151 @@
+"""A model that exists learns conversations: all its weights, or a low-rank adapter beside them. Only what the assistant says is learnt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from assistant.errors import UsageError
+from assistant.lm import checkpoint, lora
+from assistant.lm.batches import Document, Packed
+from assistant.lm.engine import Engine
+from assistant.lm.saving import save
+from assistant.lm.train import Plan, Trainer
+from assistant.training import corpus, hygiene
+from assistant.training.corpus import Source, Text
+from assistant.training.documents import encode_chat
+from assistant.training.documents import held_out as is_held_out
+from assistant.training.runs import VALIDATION_TOKENS, Work, identity
+from assistant.turn import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What of the model changes."""
+
+    rank: int = 8
+    """Of the adapter; 0 trains all weights."""
+    alpha: float = 16.0
+    targets: tuple[str, ...] = lora.TARGETS
+    merged: bool = False
+    """Store a whole model with the adapter added, instead of the adapter."""
+
+
+class FineTuning(Work):
+    """Conversations for a loaded model (with dense float32 weights)."""
+
+    command = "finetune"
+
+    def __init__(
+        self, engine: Engine, base: str, sources: Sequence[Source], plan: Plan, method: Method, output: Path, *,
+        validation: float = 0.02, chats: Sequence[str] = (), scrub: bool = True, watts: float = 5.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
+        """Raises UsageError for files that cannot be learnt from, ModelError for a model without a chat format."""
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"{output} is a file: give a folder with --output")
+        if not (output / checkpoint.NAME).exists() and any((output / n).exists() for n in ("config.json", lora.DESCRIPTION)):
+            raise UsageError(f"there is a model in {output} already: choose another --output")
+        if plan.context > engine.model.config.context_length:
+            raise UsageError(f"this model reads {engine.model.config.context_length} tokens at most: give a --context up to that")
+        self.engine, self.base, self.method, self.style = engine, base, method, engine.chat_format
+        self.chats = list(chats)
+        facts, learnt, tested = self._gather(sources, plan.context, validation, scrub)
+        say(f"{len(learnt)} conversations to learn from, {len(tested)} to test on")
+        model = engine.model
+        model.requires_grad_(True)
+        if method.rank:
+            lora.prepare(model, method.rank, method.alpha, method.targets, plan.seed)
+        data = Packed(learnt, plan.context, plan.batch, plan.seed)
+        test = Packed(tested, plan.context, plan.batch, plan.seed) if tested else None
+        count = min(int(np.ceil(test.steps_per_epoch)), max(VALIDATION_TOKENS // (plan.context * plan.batch), 1)) if test else 0
+        trainer = Trainer(
+            model, data, plan, output, validation=[test.batch(i) for i in range(count)] if test else [],
+            prompts=[[p.id for p in self.style.render([Message("user", text)], engine.tokenizer)] for text in chats],
+            end=engine.tokenizer.eos | {engine.tokenizer.ids[t] for t in self.style.control},
+            identity=identity(plan, asdict(method), engine.info.sha256, facts["corpus_sha256"]),
+        )  # fmt: skip
+        super().__init__(output, plan, trainer, facts, watts)
+        if trainer.resume():
+            say(f"going on after step {trainer.step}")
+
+    def _gather(
+        self, sources: Sequence[Source], context: int, validation: float, scrub: bool
+    ) -> tuple[dict[str, Any], list[Document], list[Document]]:
+        texts: list[Text] = []
+        origin: list[int] = []
+        rows = []
+        for number, source in enumerate(sources):
+            found = corpus.read(source)
+            if plain := next((t for t in found if not t.messages), None):
+                raise UsageError(
+                    f"{source.path.name} holds plain text ({plain.text[:20]!r}): give conversations, with messages"
+                )
+            texts += found
+            origin += [number] * len(found)
+            rows.append(
+                {
+                    "file": source.path.name, "sha256": corpus.sha256(source.path), "licence": source.licence or "not stated",
+                    "kind": source.kind, "repeat": source.repeat, "documents": len(found), "characters": sum(len(t.key) for t in found),
+                }
+            )  # fmt: skip
+        cleaned = hygiene.clean(texts, scrub=scrub)
+        learnt: list[Document] = []
+        tested: list[Document] = []
+        digest, too_long = hashlib.sha256(), 0
+        for number, text in zip(cleaned.kept, cleaned.texts, strict=True):
+            ids, learn = encode_chat(text.messages, self.style, self.engine.tokenizer)
+            document = Document(np.array(ids, np.int32), np.array(learn, np.bool_))
+            digest.update(document.ids.tobytes())
+            if not any(learn[1 : context + 1]):
+                too_long += 1
+                continue
+            repeat = sources[origin[number]].repeat
+            if repeat == 1 and is_held_out(text, validation):
+                tested.append(document)
+            else:
+                learnt += [document] * repeat
+        if not learnt:
+            raise UsageError(f"no reply lies within the first {context} tokens of its conversation: give a larger --context")
+        facts = {
+            "sources": rows, "base": self.engine.info.name, "base_sha256": self.engine.info.sha256,
+            "documents": {"learnt": len(learnt), "held_out": len(tested)},
+            "tokens": {"learnt": sum(int(d.learn.sum()) for d in learnt if d.learn is not None),
+                       "read": sum(len(d.ids) for d in learnt)},
+            "removed": {"exact_duplicates": cleaned.exact, "near_duplicates": cleaned.near, "reply_beyond_context": too_long},
+            "personal_data_replaced": cleaned.personal, "corpus_sha256": digest.hexdigest(),
+        }  # fmt: skip
+        return facts, learnt, tested
+
+    def text(self, prompt: int, ids: Sequence[int]) -> str:
+        """A sample in words."""
+        return f"{self.chats[prompt]} → {self.engine.tokenizer.decode(ids)}"
+
+    def numbers(self) -> dict[str, Any]:
+        """What was trained, for the card."""
+        return {**asdict(self.method), "trained_parameters": self.parameters}
+
+    def store(self, weights: dict[str, Tensor]) -> Path:
+        """Write the adapter, or the whole model."""
+        engine, method, folder = self.engine, self.method, self.output
+        if method.rank:
+            thin = {name: t for name, t in weights.items() if name.endswith((".a", ".b"))}
+            adapter = lora.Adapter(
+                folder.name, self.base, engine.info.sha256, method.rank, method.alpha, method.targets, self.style.name, "", thin
+            )
+            if not method.merged:
+                lora.save(folder, adapter)
+                return folder / lora.WEIGHTS
+            lora.merge(engine.model, adapter)
+            lora.undo(engine.model)
+        save(
+            engine.model, engine.tokenizer, folder, chat_format=self.style.name,
+            notes={"languages": list(engine.languages), "base": engine.info.name, "base_sha256": engine.info.sha256},
+        )  # fmt: skip
+        return folder / "model.safetensors"
