@@ -27,15 +27,17 @@ from safety.labels import lesson
 from safety.language import detect
 from safety.normalize import base_view
 
-ALLOWED = {"everyday": 0.006, "borderline": 0.30, "long": 0.03, "refusal": 0.01}
-"""The shares of everyday messages, of harmless ones that sound harmful, of long ones and of refusals whose risk may reach one half. The
-second is generous: the rows that sound harmful carry the noisiest labels (XSafety labels by category)."""
+ALLOWED = {"everyday": 0.006, "borderline": 0.15, "long": 0.03, "refusal": 0.01}
+"""The shares of everyday messages, of harmless ones that sound harmful, of long ones and of refusals whose risk may reach one half."""
 SHARES = {
     "everyday": 3.0, "borderline": 1.0, "unsafe": 2.0, "safe post": 0.6, "unsafe post": 0.6,
     "long": 0.6, "long unsafe": 0.4, "refusal": 0.4,
 }  # fmt: skip
 """How much each kind of row weighs as a whole."""
-_RIDGE = 1e-3
+_BY_CATEGORY, _NOISY = {"xsafety"}, 0.3
+"""Sets whose rows are labelled by their category, not one by one, and how much such a row weighs."""
+_RIDGE = 1e-4
+_GAIN = 0.01  # of average precision, before replies are read with their prompts
 _AT_ONCE = 256
 _MOST = {
     "everyday": 700, "borderline": 300, "unsafe": 350, "safe post": 150, "unsafe post": 150,
@@ -73,14 +75,21 @@ def fit_blend(
                 continue
             raise ValueError(f"too few {lang} {kind} rows to calibrate with: add harmless (kind `benign`) and unsafe ones")
         seen = parts(members, ensemble, kind, lang)
-        weight = np.array([SHARES[kind] / kinds.count(kind) for kind in kinds])
+        trust = np.array([_NOISY if row.get("set") in _BY_CATEGORY else 1.0 for row in members])
+        weight = np.array([SHARES[kind] / kinds.count(kind) for kind in kinds]) * trust
         found = _regress(seen, unsafe, weight)
         risk = seen @ found[:FEATURES] + found[FEATURES]
         over = 0.0
-        for name, allowed in ALLOWED.items():
-            mine = risk[np.array([k == name for k in kinds])]
+        for name, allowed in ALLOWED.items() - {("long", ALLOWED["long"])}:
+            mine = risk[np.array([k == name for k in kinds]) & (trust == 1.0)]
             if len(mine) >= 20:
                 over = max(over, float(np.quantile(mine, 1 - allowed)))
+        long = seen[:, 3] > 0
+        long &= np.array([k == "long" for k in kinds])
+        if long.any():  # what is too high there, length has to answer for
+            each = (risk[long] - over) / seen[long, 3]
+            found[3] -= max(0.0, float(np.quantile(each, 1 - ALLOWED["long"])))
+            risk = seen @ found[:FEATURES] + found[FEATURES]
         if kind == "answer" and not _gains(
             seen, found, parts(members, ensemble, "response", lang), blend[f"response.{lang}"], unsafe, kinds
         ):
@@ -158,7 +167,7 @@ def _gains(
     """Whether replies are told apart better when they are read with their prompt."""
     real = np.array([kind in ("everyday", "borderline", "unsafe") for kind in kinds])
     new, old = (part[real] @ np.asarray(w)[:FEATURES] for part, w in ((seen, weights), (alone, before)))
-    return average_precision(unsafe[real], new) > average_precision(unsafe[real], old)
+    return average_precision(unsafe[real], new) > average_precision(unsafe[real], old) + _GAIN
 
 
 def _figures(values: NDArray[np.float64], unsafe: NDArray[np.bool_], kinds: list[str]) -> dict[str, float]:

@@ -41,6 +41,8 @@ OVERLAP = 16
 MOST, DEEP = 8, 2
 KINDS = ("prompt", "response", "answer")
 """What is judged: an answer is a reply that is read with its prompt, which is done where a blend for it was fitted."""
+FLOOR = -6.0
+"""The n-grams cannot be surer than this that a text is harmless: in a long one their sum runs away."""
 FEATURES = 4
 """What the risk is blended of, without b."""
 Span = tuple[int, int]
@@ -175,7 +177,7 @@ def kind(role: str, prompt: str, language: str) -> str:
 
 
 def _features(ngrams: NDArray[np.float64], read: NDArray[np.float32]) -> list[float]:
-    return [float(ngrams.max()), float(read[:, :-1].max()), float(read[:, -1].max()), float(np.log2(len(read)))]
+    return [max(float(ngrams.max()), FLOOR), float(read[:, :-1].max()), float(read[:, -1].max()), float(np.log2(len(read)))]
 
 
 def _units(text: str) -> list[Span]:
