@@ -27,7 +27,7 @@ from safety.labels import lesson
 from safety.language import detect
 from safety.normalize import base_view
 
-ALLOWED = {"everyday": 0.006, "borderline": 0.15, "long": 0.03, "refusal": 0.01}
+ALLOWED = {"everyday": 0.01, "borderline": 0.15, "long": 0.03, "refusal": 0.01}
 """The shares of everyday messages, of harmless ones that sound harmful, of long ones and of refusals whose risk may reach one half."""
 SHARES = {
     "everyday": 3.0, "borderline": 1.0, "unsafe": 2.0, "safe post": 0.6, "unsafe post": 0.6,
