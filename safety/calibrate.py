@@ -6,7 +6,7 @@ characters that were seen before flatter more than meaning does. Rows weigh as t
 half of the weight lies on everyday messages. Long texts are made of the rows, harmless ones and ones with something
 harmful somewhere inside, and answers of everyday questions with everyday replies and of harmful ones with refusals,
 because the files hold few of them. Then the offset is lowered, where need be, until at most the allowed shares of
-harmless rows reach a risk of one half, where policies begin to caution.
+harmless rows are cautioned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from safety.language import detect
 from safety.normalize import base_view
 
 ALLOWED = {"everyday": 0.01, "borderline": 0.15, "long": 0.03, "refusal": 0.01}
-"""The shares of everyday messages, of harmless ones that sound harmful, of long ones and of refusals whose risk may reach one half."""
+"""The shares of everyday messages, of harmless ones that sound harmful, of long ones and of refusals that may be cautioned."""
+CAUTION = 0.2
+"""The risk, as a logit, at which the balanced policy begins to caution."""
 SHARES = {
     "everyday": 3.0, "borderline": 1.0, "unsafe": 2.0, "safe post": 0.6, "unsafe post": 0.6,
     "long": 0.6, "long unsafe": 0.4, "refusal": 0.4,
@@ -83,11 +85,11 @@ def fit_blend(
         for name, allowed in ALLOWED.items() - {("long", ALLOWED["long"])}:
             mine = risk[np.array([k == name for k in kinds]) & (trust == 1.0)]
             if len(mine) >= 20:
-                over = max(over, float(np.quantile(mine, 1 - allowed)))
+                over = max(over, float(np.quantile(mine, 1 - allowed)) - CAUTION)
         long = seen[:, 3] > 0
         long &= np.array([k == "long" for k in kinds])
         if long.any():  # what is too high there, length has to answer for
-            each = (risk[long] - over) / seen[long, 3]
+            each = (risk[long] - over - CAUTION) / seen[long, 3]
             found[3] -= max(0.0, float(np.quantile(each, 1 - ALLOWED["long"])))
             risk = seen @ found[:FEATURES] + found[FEATURES]
         if kind == "answer" and not _gains(
