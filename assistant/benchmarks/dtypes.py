@@ -47,7 +47,7 @@ def quality(settings: Settings, path: Path, *, tokens: int = 384, progress: Prog
             continue
         progress(f"measuring {dtype}", None)
         parts = [_decoded(engine, ids) for ids in streams]
-        by_language = zip(TEXTS, exact.split([len(ids) for ids in streams]), parts, strict=True)
+        by_language = zip(TEXTS, torch.split(exact, [len(ids) for ids in streams]), parts, strict=True)
         result["dtypes"][dtype] = compare(exact, torch.cat(parts)) | {
             name.split(".")[1]: compare(expected, got) for name, expected, got in by_language
         }

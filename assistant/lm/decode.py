@@ -47,6 +47,10 @@ class Layer(NamedTuple):
     down: Matrix
     q_norm: Tensor | None
     k_norm: Tensor | None
+    post_attention_norm: Tensor | None
+    post_ffn_norm: Tensor | None
+    window: int
+    """0: all positions."""
 
 
 def product(x: Tensor, matrix: Matrix) -> Tensor:
@@ -62,7 +66,7 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
 
 
 def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of each head: x (heads, d)."""
+    """RMSNorm of each row: x (heads, d)."""
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
@@ -80,11 +84,14 @@ class Step(nn.Module):
         self.register_buffer("eps", torch.full((1, 1), config.norm_eps, device=norm.device))
         self.heads, self.kv, self.d, self.ffn = config.n_heads, config.n_kv_heads, config.head_width, config.ffn_width
         self.mean, self.norm_eps = 1.0 / config.width, config.norm_eps
+        self.scale: float | None = config.query_scale or None
+        self.gelu = config.activation == "gelu"
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
 
-    def forward(self, h: Tensor, turn: Tensor, stores: list[Tensor], at: int) -> Tensor:
-        """h (1, D): the token's embedding; turn: its row of the rotary table; stores: per layer (2, K, size, d), written at `at`.
+    def forward(self, h: Tensor, turn: Tensor, local: Tensor, stores: list[Tensor], at: int) -> Tensor:
+        """h (1, D): the token's embedding; turn, local: its rows of the rotary tables, the second for layers with a window; stores: per
+        layer (2, K, size, d), written at `at`.
 
         Returns the hidden state (1, D) after the last norm.
         """
@@ -99,25 +106,32 @@ class Step(nn.Module):
                 x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
                 x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
             qk = x.narrow(0, 0, heads + kv)
+            angles = local if layer.window > 0 else turn
             if self.complex:
-                torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(turn)
+                torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(angles)
             else:
                 pairs = qk.view(heads + kv, d // 2, 2)
-                a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), turn.select(-1, 0), turn.select(-1, 1)
+                a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
                 qk.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
             store = stores[i]
             store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
-            seen = store.narrow(2, 0, at + 1)
+            first = max(at + 1 - layer.window, 0) if layer.window > 0 else 0
+            seen = store.narrow(2, first, at + 1 - first)
             q, k, v = qk.narrow(0, 0, heads).view(1, heads, 1, d), seen.select(0, 0).unsqueeze(0), seen.select(0, 1).unsqueeze(0)
-            heard = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-            h = h + product(heard.view(1, heads * d), layer.out)
+            heard = F.scaled_dot_product_attention(q, k, v, scale=self.scale, enable_gqa=True)
+            y = product(heard.view(1, heads * d), layer.out)
+            after = layer.post_attention_norm
+            h = h + (y if after is None else head_norm(y, after, self.norm_eps))
             x = h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * layer.ffn_norm
             x = product(x, layer.gate_up)
-            h = h + product(F.silu(x.narrow(1, 0, ffn)).mul_(x.narrow(1, ffn, ffn)), layer.down)
+            gate = F.gelu(x.narrow(1, 0, ffn), approximate="tanh") if self.gelu else F.silu(x.narrow(1, 0, ffn))
+            y = product(gate.mul_(x.narrow(1, ffn, ffn)), layer.down)
+            after = layer.post_ffn_norm
+            h = h + (y if after is None else head_norm(y, after, self.norm_eps))
         return h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * self.norm
 
 
-Run = Callable[[Tensor, Tensor, list[Tensor], int], Tensor]
+Run = Callable[[Tensor, Tensor, Tensor, list[Tensor], int], Tensor]
 
 
 def accelerated(step: Step) -> Run:
@@ -133,9 +147,9 @@ def accelerated(step: Step) -> Run:
 
     unoptimised = torch.jit.optimized_execution  # type: ignore[attr-defined]
 
-    def run(h: Tensor, turn: Tensor, stores: list[Tensor], at: int) -> Tensor:
+    def run(h: Tensor, turn: Tensor, local: Tensor, stores: list[Tensor], at: int) -> Tensor:
         with unoptimised(False):  # the optimiser would compile again on the second call and win nothing here
-            return cast(Tensor, scripted(h, turn, stores, at))
+            return cast(Tensor, scripted(h, turn, local, stores, at))
 
     return run
 
@@ -174,7 +188,7 @@ def shortlist_product(weight: Tensor) -> Product:
 
 
 class DenseDecoder:
-    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for."""
+    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2)."""
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
@@ -199,7 +213,7 @@ def is_int8(block: nn.Module) -> bool:
 
 def suits(config: Config) -> bool:
     """Whether `Step` is written for this family."""
-    return config.plain
+    return config.gated and not (config.layer_norm or config.learned_positions or config.attention_softcap)
 
 
 def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> "Decoder | DenseDecoder":
@@ -222,36 +236,45 @@ class Decoder:
         self.cache = cache
         self.embedding = model.embedding.weight
         self.head = head_product(model, packed)
-        layers = [_layer(cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
+        layers = [_layer(i, cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)
-        table = rotary_table(model.config, cache.capacity, cache.device)
-        self.rotary = torch.view_as_complex(table).contiguous() if self.step.complex else table
+        c = model.config
+        self.scale = c.embedding_scale
+        self.rotary = self._table(c, cache, local=False)
+        self.local = self._table(c, cache, local=True) if c.local_rope_base else self.rotary
+
+    def _table(self, config: Config, cache: KVCache, *, local: bool) -> Tensor:
+        table = rotary_table(config, cache.capacity, cache.device, local=local)
+        return torch.view_as_complex(table).contiguous() if self.step.complex else table
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
         h = self.embedding[token].float().unsqueeze(0)  # (1, D)
-        h = self.run(h, self.rotary[at], cache.layers, at)
+        if self.scale != 1.0:
+            h = h * self.scale
+        h = self.run(h, self.rotary[at], self.local[at], cache.layers, at)
         cache.advance([token])
         return self.head(h)[0]
 
 
-def _layer(block: Block, packed: PackedBlock | None) -> Layer:
-    bias = None if block.qkv.bias is None else block.qkv.bias.detach()
+def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:
+    c, dense = block.config, (block.qkv, block.out, block.gate_up, block.down)
+    biases = [None if m.bias is None else m.bias.detach() for m in dense]
     if is_int8(block):
-        eights = cast("list[Int8Linear]", [block.qkv, block.out, block.gate_up, block.down])
-        qkv, out, gate_up, down = (Matrix(m.weight, m.scales, m.bias) for m in eights)
+        matrices = [Matrix(m.weight, m.scales, m.bias) for m in cast("tuple[Int8Linear, ...]", dense)]
     elif packed is None:
-        qkv = Matrix(block.qkv.weight.detach(), None, bias)
-        out, gate_up, down = (Matrix(m.weight.detach(), None, None) for m in (block.out, block.gate_up, block.down))
+        matrices = [Matrix(m.weight.detach(), None, bias) for m, bias in zip(dense, biases, strict=True)]
     else:
-        qkv = _mixed(packed.qkv, block.qkv, bias)
-        pairs = ((packed.out, block.out), (packed.gate_up, block.gate_up), (packed.down, block.down))
-        out, gate_up, down = (_mixed(matrix, dense, None) for matrix, dense in pairs)
-    q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if block.config.qk_norm else (None, None)
-    return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm)
+        fours = (packed.qkv, packed.out, packed.gate_up, packed.down)
+        matrices = [_mixed(four, m, bias) for four, m, bias in zip(fours, dense, biases, strict=True)]
+    q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if c.qk_norm else (None, None)
+    after, last = (None if p is None else p.detach() for p in (block.post_attention_norm, block.post_ffn_norm))
+    window = c.window if c.is_windowed(index) else 0
+    qkv, out, gate_up, down = matrices
+    return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm, after, last, window)
 
 
 def _mixed(matrix: Int4 | None, dense: nn.Linear, bias: Tensor | None) -> Matrix:
