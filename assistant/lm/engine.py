@@ -97,6 +97,8 @@ class Engine:
         config, tokenizer = source.config(), source.tokenizer()
         if config.vocab_size != tokenizer.size:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
+        if any(not 0 <= i < config.vocab_size for i in source.begin()):
+            raise ModelError(f"{path.name}: its begin token is none of its {config.vocab_size} tokens: fetch the model again")
         target, sha256 = pick_device(device), source.sha256()
         kind = pick_dtype(dtype, target, weights.packable(source, config))
         if target.type == "cpu":

@@ -78,7 +78,8 @@ class GGUFSource:
 
     def _family(self, width: int, heads: int) -> dict[str, Any]:
         """What only some families have."""
-        file, arch, gelu = self.file, self.arch, _GELU
+        file, arch = self.file, self.arch
+        gelu: Activation = "gelu"
         layers = file.get(f"{arch}.block_count", int)
         if arch == "gpt2":
             return {"layer_norm": True, "learned_positions": True, "activation": gelu, "gated": False}
@@ -166,6 +167,3 @@ class GGUFSource:
             "tensors": types,
             "metadata": simple,
         }
-
-
-_GELU: Activation = "gelu"

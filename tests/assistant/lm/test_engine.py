@@ -90,6 +90,7 @@ def test_reading_in_chunks_equals_reading_at_once(engine, monkeypatch):
         ({"llama.expert_count": 4}, "mixture of experts"),
         ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "scales its rotary positions by 'longrope'"),
         ({"llama.block_count": 3}, "no tensor 'blk.2"),
+        ({"tokenizer.ggml.bos_token_id": 10**6, "tokenizer.ggml.add_bos_token": True}, "begin token is none of its 259 tokens"),
         ({"llama.block_count": 2**31}, "more than any model has"),
         ({"llama.rope.dimension_count": 4}, "differs from the width of a head"),
         ({"llama.attention.value_length": 16}, "differs from the width of a head"),
