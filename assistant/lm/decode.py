@@ -95,40 +95,68 @@ class Step(nn.Module):
 
         Returns the hidden state (1, D) after the last norm.
         """
-        heads, kv, d, ffn, eps, mean = self.heads, self.kv, self.d, self.ffn, self.eps, self.mean
         for i in range(len(self.layers)):
             layer = self.layers[i]
-            # x / √(mean(x²) + ε): the sum of squares and the ε in one matrix product
-            x = h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * layer.attention_norm
-            x = product(x, layer.qkv).view(heads + 2 * kv, d)
-            q_norm, k_norm = layer.q_norm, layer.k_norm
-            if q_norm is not None and k_norm is not None:
-                x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
-                x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
-            qk = x.narrow(0, 0, heads + kv)
-            angles = local if layer.window > 0 else turn
-            if self.complex:
-                torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(angles)
-            else:
-                pairs = qk.view(heads + kv, d // 2, 2)
-                a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
-                qk.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
-            store = stores[i]
-            store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
-            first = max(at + 1 - layer.window, 0) if layer.window > 0 else 0
-            seen = store.narrow(2, first, at + 1 - first)
-            q, k, v = qk.narrow(0, 0, heads).view(1, heads, 1, d), seen.select(0, 0).unsqueeze(0), seen.select(0, 1).unsqueeze(0)
-            heard = F.scaled_dot_product_attention(q, k, v, scale=self.scale, enable_gqa=True)
-            y = product(heard.view(1, heads * d), layer.out)
-            after = layer.post_attention_norm
-            h = h + (y if after is None else head_norm(y, after, self.norm_eps))
-            x = h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * layer.ffn_norm
-            x = product(x, layer.gate_up)
-            gate = F.gelu(x.narrow(1, 0, ffn), approximate="tanh") if self.gelu else F.silu(x.narrow(1, 0, ffn))
-            y = product(gate.mul_(x.narrow(1, ffn, ffn)), layer.down)
-            after = layer.post_ffn_norm
-            h = h + (y if after is None else head_norm(y, after, self.norm_eps))
-        return h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * self.norm
+            x = product(self.normed(h, layer.attention_norm), layer.qkv)
+            heard = self.hear(x, layer, local if layer.window > 0 else turn, stores[i], at)
+            h = self.joined(h, product(heard, layer.out), layer.post_attention_norm)
+            x = product(self.normed(h, layer.ffn_norm), layer.gate_up)
+            h = self.joined(h, product(self.gated(x), layer.down), layer.post_ffn_norm)
+        return self.normed(h, self.norm)
+
+    def rows(
+        self, hs: list[Tensor], turns: list[Tensor], locals_: list[Tensor], stores: list[list[Tensor]], ats: list[int]
+    ) -> list[Tensor]:
+        """`forward` for one token each of several sequences, in lockstep: only the matrix products are shared, so that every row has
+        the bits it would have alone wherever a product's rows have them (the quantised kernels' do)."""
+        for i, layer in enumerate(self.layers):
+            xs = together([self.normed(h, layer.attention_norm) for h in hs], layer.qkv)
+            angles = locals_ if layer.window > 0 else turns
+            heard = [self.hear(x, layer, angle, store[i], at) for x, angle, store, at in zip(xs, angles, stores, ats, strict=True)]
+            hs = [self.joined(h, y, layer.post_attention_norm) for h, y in zip(hs, together(heard, layer.out), strict=True)]
+            xs = together([self.normed(h, layer.ffn_norm) for h in hs], layer.gate_up)
+            ys = together([self.gated(x) for x in xs], layer.down)
+            hs = [self.joined(h, y, layer.post_ffn_norm) for h, y in zip(hs, ys, strict=True)]
+        return [self.normed(h, self.norm) for h in hs]
+
+    def normed(self, h: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm of h (1, D): the sum of squares and the ε in one matrix product."""
+        return h * torch.addmm(self.eps, h, h.t(), alpha=self.mean).rsqrt_() * weight
+
+    def joined(self, h: Tensor, y: Tensor, after: Tensor | None) -> Tensor:
+        """The residual stream with `y`, normalised first where the family does that."""
+        return h + (y if after is None else head_norm(y, after, self.norm_eps))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """(1, 2F) → (1, F)."""
+        gate, up = x.narrow(1, 0, self.ffn), x.narrow(1, self.ffn, self.ffn)
+        return (F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)).mul_(up)
+
+    def hear(self, x: Tensor, layer: Layer, angles: Tensor, store: Tensor, at: int) -> Tensor:
+        """Attention of one token: x (1, (H + 2K) · d), its queries, keys and values → (1, H · d); keys and values go into `store`."""
+        heads, kv, d = self.heads, self.kv, self.d
+        x = x.view(heads + 2 * kv, d)
+        q_norm, k_norm = layer.q_norm, layer.k_norm
+        if q_norm is not None and k_norm is not None:
+            x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
+            x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
+        qk = x.narrow(0, 0, heads + kv)
+        if self.complex:
+            torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(angles)
+        else:
+            pairs = qk.view(heads + kv, d // 2, 2)
+            a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
+            qk.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
+        store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
+        first = max(at + 1 - layer.window, 0) if layer.window > 0 else 0
+        seen = store.narrow(2, first, at + 1 - first)
+        q, k, v = qk.narrow(0, 0, heads).view(1, heads, 1, d), seen.select(0, 0).unsqueeze(0), seen.select(0, 1).unsqueeze(0)
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale, enable_gqa=True).view(1, heads * d)
+
+
+def together(xs: list[Tensor], matrix: Matrix) -> list[Tensor]:
+    """`product` of several rows at once."""
+    return [y.clone() for y in product(torch.cat(xs), matrix).split(1)]  # type: ignore[no-untyped-call]
 
 
 Run = Callable[[Tensor, Tensor, Tensor, list[Tensor], int], Tensor]
@@ -258,6 +286,13 @@ class Decoder:
         h = self.run(h, self.rotary[at], self.local[at], cache.layers, at)
         cache.advance([token])
         return self.head(h)[0]
+
+    @torch.inference_mode()
+    def rows(self, tokens: list[int], stores: list[list[Tensor]], ats: list[int]) -> list[Tensor]:
+        """One token each of several sequences → hidden states (1, D); stores[i]: per layer (2, K, size, d) of sequence i, written at
+        ats[i]."""
+        hs = [self.embedding[token].float().unsqueeze(0) * self.scale for token in tokens]
+        return self.step.rows(hs, [self.rotary[at] for at in ats], [self.local[at] for at in ats], stores, ats)
 
 
 def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:
