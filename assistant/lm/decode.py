@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assistant.lm.head import head_product
 from assistant.lm.kv_cache import KVCache
-from assistant.lm.packed_linear import Int8Linear, packed_view
+from assistant.lm.packed_linear import Int8Linear, is_int8, packed_view
 from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
 from assistant.lm.weights import PackedBlock
 
-Product = Callable[[Tensor], Tensor]
 EAGER = "PELLUCID_EAGER"
 """Set this environment variable to run the decoder as plain Python."""
 
@@ -182,45 +182,12 @@ def accelerated(step: Step) -> Run:
     return run
 
 
-SHORTLIST = 64
-"""How many of the likeliest tokens get their exact scores."""
-
-
-def dense_product(weight: Tensor) -> Product:
-    """x (1, in) float32 → (1, out) float32 through a dense matrix in its own precision."""
-    matrix = Matrix(weight, None, None)
-    return lambda x: product(x, matrix)
-
-
-def shortlist_product(weight: Tensor) -> Product:
-    """x (1, in) float32 → (1, out) float32 for a large vocabulary: all rows through 8-bit weights and activations, then the best
-    SHORTLIST rows again, exactly. Without an 8-bit kernel all rows in bfloat16.
-    """
-    if not {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines):
-        return dense_product(weight.to(torch.bfloat16))
-    scales = weight.abs().amax(1).clamp_(min=1e-8).double() / 127
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch announces that these types will move to another package
-        warnings.simplefilter("ignore")
-        rows = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rows, None)
-    kernel = torch.ops.quantized.linear_dynamic.default
-
-    def product(x: Tensor) -> Tensor:
-        scores: Tensor = kernel(x, packed, True)
-        best = scores.topk(SHORTLIST).indices[0]
-        scores[0, best] = torch.mv(weight[best].float(), x[0])
-        return scores
-
-    return product
-
-
 class DenseDecoder:
     """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2)."""
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
-        self.head = head_product(model, packed)
+        self.head = head_product(model, quick=packed is not None)
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
@@ -234,11 +201,6 @@ class DenseDecoder:
         return self.head(h[0])[0]
 
 
-def is_int8(block: nn.Module) -> bool:
-    """Whether its matrices are kept as int8 only."""
-    return isinstance(block.qkv, Int8Linear)
-
-
 def suits(config: Config) -> bool:
     """Whether `Step` is written for this family."""
     return config.gated and not (config.layer_norm or config.learned_positions or config.attention_softcap)
@@ -249,21 +211,13 @@ def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache
     return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, packed, cache)
 
 
-def head_product(model: Transformer, packed: list[PackedBlock] | None) -> Product:
-    """Hidden state (1, D) → scores (1, V), quickly where the rest is quantised too."""
-    weight, cap = model.head.weight, model.config.logit_softcap
-    quantised = packed is not None or is_int8(model.blocks[0])
-    scores = shortlist_product(weight) if quantised else dense_product(weight)
-    return (lambda x: cap * torch.tanh(scores(x) / cap)) if cap else scores
-
-
 class Decoder:
     """Callable: token id → logits (V,) float32; writes keys and values into the cache and advances it."""
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.cache = cache
         self.embedding = model.embedding.weight
-        self.head = head_product(model, packed)
+        self.head = head_product(model, quick=packed is not None)
         layers = [_layer(i, cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)
