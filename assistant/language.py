@@ -27,7 +27,8 @@ def clean_intake(text: str) -> str:
 
 
 def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tuple[str, ...]:
-    """What the person should know before this reply, in their language: what was dropped, and (first turn) a model without Chinese."""
+    """What the person should know before this reply, in their language: what was dropped, and (first turn) a model without Chinese,
+    a context shorter than asked for."""
     zh = language == "zh"
     out: list[str] = []
     if zh and first and engine.languages and "zh" not in engine.languages:
@@ -35,6 +36,12 @@ def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tu
 
         out.append(
             f"当前模型 {engine.info.name} 只会英语。要用中文对话，请换用 {chinese_capable()}（pellucid models pull {chinese_capable()}）。"
+        )
+    if first and engine.context_asked > engine.context_length:
+        out.append(
+            f"要求的上下文是 {engine.context_asked} 个词元，而 {engine.info.name} 最多只有 {engine.context_length} 个：按后者使用。"
+            if zh
+            else f"A context of {engine.context_asked} tokens was asked for; {engine.info.name} has {engine.context_length}: that is used."
         )
     if prompt.dropped_turns:
         out.append(

@@ -26,7 +26,7 @@ class Settings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps. `auto` takes CUDA, then MPS, then the CPU."""
     dtype: str = "auto"
-    """auto, float32, bfloat16, float16, int4: the numbers the model computes with."""
+    """auto, float32, bfloat16, float16, int8, int4: the numbers the model computes with."""
     threads: int = 0
     """CPU threads for the model; 0 takes as many as there are cores."""
     policy: str = "balanced"
@@ -62,8 +62,8 @@ class Settings:
         self.sampling()  # refuses impossible values
         if self.language not in ("auto", "zh", "en"):
             raise UsageError(f"language must be auto, zh or en, not {self.language!r}")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16", "int4"):
-            raise UsageError(f"dtype must be auto, float32, bfloat16, float16 or int4, not {self.dtype!r}")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16", "int8", "int4"):
+            raise UsageError(f"dtype must be auto, float32, bfloat16, float16, int8 or int4, not {self.dtype!r}")
         if self.guard not in ("full", "ngrams", "off"):
             raise UsageError(f"guard must be full or ngrams, not {self.guard!r}")
         if self.threads < 0:

@@ -80,3 +80,55 @@ def write_folder(family: str, folder: Path, **options):
     model.save_pretrained(folder, **options)
     write_tokenizer(folder)
     return model
+
+
+ARCHITECTURES = {
+    "llama": "llama", "llama3": "llama", "mistral": "llama", "qwen2": "qwen2", "yarn": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3",
+    "gpt2": "gpt2",
+}  # fmt: skip
+"""The families that a GGUF file can hold, and what it calls them."""
+
+
+def write_gguf(family: str, source, path: Path) -> None:
+    """The model of a folder (a `Directory`) as the GGUF file that llama.cpp's converter would make of it."""
+    from assistant.lm import gguf
+    from assistant.lm.layout import block_parts, model_parts, pairing
+    from assistant.lm.tokenizer import _BYTE_OF
+
+    c, arch = source.config(), ARCHITECTURES[family]
+    named = [(part.name, part) for parts in model_parts(c).values() for part in parts]
+    named += [(f"blk.{i}.{part.name}", part) for i in range(c.n_layers) for parts in block_parts(c).values() for part in parts]
+    tensors = {}
+    for name, part in named:
+        rows = source.tensor(name, part.shape)
+        order = pairing(part, c.head_width) if arch == "llama" else None
+        tensors[name] = (rows if order is None else rows[order]).numpy()
+    if arch == "gpt2":
+        for i in range(c.n_layers):
+            for leaf in ("weight", "bias"):
+                thirds = [tensors.pop(f"blk.{i}.attn_{x}.{leaf}") for x in "qkv"]
+                tensors[f"blk.{i}.attn_qkv.{leaf}"] = torch.cat([torch.from_numpy(t) for t in thirds]).numpy()
+    vocabulary = [*CONTROL, *_BYTE_OF, '!"']  # one merge: llama.cpp wants some
+    metadata = {
+        "general.architecture": arch, f"{arch}.block_count": c.n_layers, f"{arch}.context_length": c.context_length,
+        f"{arch}.embedding_length": c.width, f"{arch}.feed_forward_length": c.ffn_width, f"{arch}.attention.head_count": c.n_heads,
+        f"{arch}.attention.head_count_kv": c.n_kv_heads, f"{arch}.attention.key_length": c.head_width,
+        f"{arch}.attention.value_length": c.head_width, f"{arch}.rope.freq_base": c.rope_base,
+        f"{arch}.attention.layer_norm_{'' if c.layer_norm else 'rms_'}epsilon": c.norm_eps,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.tokens": vocabulary,
+        "tokenizer.ggml.token_type": [3] * len(CONTROL) + [1] * (BYTES + 1), "tokenizer.ggml.merges": ["! \""],
+        "tokenizer.ggml.eos_token_id": 2,
+    }  # fmt: skip
+    if c.window:
+        metadata[f"{arch}.attention.sliding_window"] = c.window
+    if c.logit_softcap:
+        metadata[f"{arch}.final_logit_softcapping"] = c.logit_softcap
+    if c.rope_scaling and c.rope_scaling.kind == "llama3":
+        frequencies = [c.rope_base ** (-2 * i / c.head_width) for i in range(c.head_width // 2)]
+        tensors["rope_freqs.weight"] = torch.tensor(c.rope_scaling.divisors(frequencies)).numpy()
+    elif c.rope_scaling:
+        metadata |= {
+            f"{arch}.rope.scaling.type": c.rope_scaling.kind, f"{arch}.rope.scaling.factor": c.rope_scaling.factor,
+            f"{arch}.rope.scaling.original_context_length": c.rope_scaling.original_length,
+        }  # fmt: skip
+    gguf.write(path, metadata, tensors)

@@ -51,7 +51,7 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
         "first_load_seconds": first_load,
         "peak_megabytes": memory,
         "joules_per_token": mine["joules_per_token"]["median"],
-        "energy_source": _energy_source(engine, ids),
+        "energy_source": energy_source(engine, ids),
         "figures": figures,
         "ratios": {
             peer: {f: mine[f]["median"] / figures[peer][f]["median"] for f in ("prefill_tokens_per_second", "decode_tokens_per_second")}
@@ -75,7 +75,8 @@ def ours(engine: Engine, ids: Sequence[int]) -> dict[str, float]:
     }
 
 
-def _energy_source(engine: Engine, ids: Sequence[int]) -> str:
+def energy_source(engine: Engine, ids: Sequence[int]) -> str:
+    """Whether joules are measured here, or how they are estimated."""
     generation = engine.generate_ids(ids[:2], Sampling(temperature=0, max_tokens=1), eos=frozenset())
     for _ in generation:
         pass

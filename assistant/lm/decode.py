@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assistant.lm.kv_cache import KVCache
+from assistant.lm.packed_linear import Int8Linear, packed_view
+from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
 from assistant.lm.weights import PackedBlock
 
@@ -26,7 +28,8 @@ EAGER = "PELLUCID_EAGER"
 
 
 class Matrix(NamedTuple):
-    """One linear map: dense (out, in), or packed int4 blocks of 32 with their scales and zeros (in / 32, out, 2) in bfloat16."""
+    """One linear map: dense (out, in), or packed int4 blocks of 32 with their scales and zeros (in / 32, out, 2) in bfloat16, or int8
+    (out, in) with one scale a row (out,)."""
 
     weight: Tensor
     scales: Tensor | None
@@ -50,7 +53,10 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
     """x (1, in) float32 → (1, out) float32 in the precision of the matrix."""
     weight, scales, bias = matrix.weight, matrix.scales, matrix.bias
     if scales is not None:
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), weight, 32, scales)
+        if weight.dtype == torch.int8:
+            y: Tensor = torch.ops.aten._weight_int8pack_mm(x.to(torch.bfloat16), weight, scales)
+        else:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), weight, 32, scales)
         return y.to(torch.float32) if bias is None else y.to(torch.float32) + bias
     return F.linear(x.to(weight.dtype), weight, bias).to(torch.float32)
 
@@ -161,7 +167,7 @@ def shortlist_product(weight: Tensor) -> Product:
     def product(x: Tensor) -> Tensor:
         scores: Tensor = kernel(x, packed, True)
         best = scores.topk(SHORTLIST).indices[0]
-        scores[0, best] = torch.mv(weight[best], x[0])
+        scores[0, best] = torch.mv(weight[best].float(), x[0])
         return scores
 
     return product
@@ -170,19 +176,25 @@ def shortlist_product(weight: Tensor) -> Product:
 class DenseDecoder:
     """`Decoder` through `transformer.py` itself: for families that `Step` is not written for."""
 
-    def __init__(self, model: Transformer, cache: KVCache) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
+        self.model, self.cache = packed_view(model, packed) if packed else model, cache
+        self.head = head_product(model, packed)
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
         """Token id → logits (V,) float32; writes keys and values into the cache and advances it."""
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
-        one = torch.tensor([[token]], device=cache.device)
+        one = torch.full((1, 1), token, device=cache.device)
         everything = torch.ones(1, 1, 1, at + 1, dtype=torch.bool, device=cache.device)
         h = self.model(one, positions=torch.full_like(one, at), mask=everything, cache=cache)
         cache.advance([token])
-        return self.model.logits(h[0, 0])
+        return self.head(h[0])[0]
+
+
+def is_int8(block: nn.Module) -> bool:
+    """Whether its matrices are kept as int8 only."""
+    return isinstance(block.qkv, Int8Linear)
 
 
 def suits(config: Config) -> bool:
@@ -192,7 +204,15 @@ def suits(config: Config) -> bool:
 
 def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> "Decoder | DenseDecoder":
     """The fastest decoder there is for this model."""
-    return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, cache)
+    return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, packed, cache)
+
+
+def head_product(model: Transformer, packed: list[PackedBlock] | None) -> Product:
+    """Hidden state (1, D) → scores (1, V), quickly where the rest is quantised too."""
+    weight, cap = model.head.weight, model.config.logit_softcap
+    quantised = packed is not None or is_int8(model.blocks[0])
+    scores = shortlist_product(weight) if quantised else dense_product(weight)
+    return (lambda x: cap * torch.tanh(scores(x) / cap)) if cap else scores
 
 
 class Decoder:
@@ -201,8 +221,7 @@ class Decoder:
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.cache = cache
         self.embedding = model.embedding.weight
-        head = model.head.weight
-        self.head = dense_product(head) if packed is None else shortlist_product(head)
+        self.head = head_product(model, packed)
         layers = [_layer(cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)
@@ -221,11 +240,22 @@ class Decoder:
 
 def _layer(block: Block, packed: PackedBlock | None) -> Layer:
     bias = None if block.qkv.bias is None else block.qkv.bias.detach()
-    if packed is None:
+    if is_int8(block):
+        eights = cast("list[Int8Linear]", [block.qkv, block.out, block.gate_up, block.down])
+        qkv, out, gate_up, down = (Matrix(m.weight, m.scales, m.bias) for m in eights)
+    elif packed is None:
         qkv = Matrix(block.qkv.weight.detach(), None, bias)
         out, gate_up, down = (Matrix(m.weight.detach(), None, None) for m in (block.out, block.gate_up, block.down))
     else:
-        qkv = Matrix(packed.qkv.packed, packed.qkv.scale_and_zero, bias)
-        out, gate_up, down = (Matrix(m.packed, m.scale_and_zero, None) for m in (packed.out, packed.gate_up, packed.down))
+        qkv = _mixed(packed.qkv, block.qkv, bias)
+        pairs = ((packed.out, block.out), (packed.gate_up, block.gate_up), (packed.down, block.down))
+        out, gate_up, down = (_mixed(matrix, dense, None) for matrix, dense in pairs)
     q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if block.config.qk_norm else (None, None)
     return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm)
+
+
+def _mixed(matrix: Int4 | None, dense: nn.Linear, bias: Tensor | None) -> Matrix:
+    """The packed matrix, or where the file has another form the dense one in bfloat16: one token reads half the bytes of float32."""
+    if matrix is not None:
+        return Matrix(matrix.packed, matrix.scale_and_zero, bias)
+    return Matrix(dense.weight.detach().bfloat16(), None, None if bias is None else bias.bfloat16())

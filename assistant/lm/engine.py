@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import memory, prefill, weights
+from assistant.lm import batch, memory, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
-from assistant.lm.generate import Generation
+from assistant.lm.generate import Generation, Writer
 from assistant.lm.kv_cache import KVCache
+from assistant.lm.packed_linear import packed_view
 from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.transformer import Transformer
@@ -28,6 +29,7 @@ from assistant.turn import Message, ModelInfo, Sampling
 
 Progress = Callable[[str, float | None], None]
 
+DEFAULT_CONTEXT = 2048
 PREFILL_CHUNK = 512
 """Longer prompts are read in pieces of this many tokens, so that attention never needs memory for all pairs at once."""
 
@@ -46,17 +48,22 @@ class Engine:
         chat_format: str = "",
         begin: Sequence[int] = (),
         languages: Sequence[str] = (),
-        context_length: int = 2048,
+        context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         load_seconds: float = 0.0,
     ) -> None:
         self.model, self.tokenizer, self.info = model, tokenizer, info
         self.languages = tuple(languages)
         self._template, self._format_name = template, chat_format
+        if context_length < 1:
+            raise UsageError(f"a context of {context_length} tokens holds nothing: ask for at least 64")
         self.context_length = min(context_length, model.config.context_length)
+        # what a person asked for and does not get is said (`language.notices`); the default is no wish
+        self.context_asked = context_length if context_length != DEFAULT_CONTEXT else self.context_length
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
+        self._packed = packed
         self._decoder = decoder(model, packed, self.cache)
         self._begin = tuple(begin)
         self._watts = watts_per_core
@@ -71,7 +78,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         thread_count: int = 0,
-        context_length: int = 2048,
+        context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         languages: Sequence[str] | None = None,
         chat_format: str = "",
@@ -96,7 +103,7 @@ class Engine:
             memory.check(name, source.weights(), kind)
         try:
             model, packed = weights.load(
-                source, config, DENSE[kind], target, pack=kind == "int4", packed_folder=packed_folder, sha256=sha256,
+                source, config, DENSE[kind], target, pack=kind == "int4", int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -174,10 +181,14 @@ class Engine:
 
     def generate(self, prompt: Prompt, sampling: Sampling, *, cancel: threading.Event | None = None) -> Generation:
         """A reply in the making; iterate over it. A temperature above 0 needs `sampling.seed`."""
+        return self.generate_ids(prompt.ids, sampling, eos=self._ends(prompt), cancel=cancel)
+
+    def _ends(self, prompt: Prompt) -> frozenset[int]:
+        """The tokens that end a reply to `prompt`."""
         eos = self.tokenizer.eos
         if any(piece.role is None for piece in prompt.pieces[len(self._begin) :]):  # a chat: its control tokens end it too
             eos = eos | {self.tokenizer.ids[t] for t in self.chat_format.control}
-        return self.generate_ids(prompt.ids, sampling, eos=eos, cancel=cancel)
+        return eos
 
     def generate_ids(
         self, ids: Sequence[int], sampling: Sampling, *, eos: frozenset[int], cancel: threading.Event | None = None
@@ -196,6 +207,30 @@ class Engine:
             load_seconds=load_seconds,
             cancel=cancel,
         )
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], samplings: Sequence[Sampling], *, slots: int = 8, cancel: threading.Event | None = None
+    ) -> Iterator[batch.BatchReply]:
+        """The replies to many prompts, `slots` of them in flight at a time, each as soon as it has ended (see `batch.run`).
+
+        Every reply has the tokens that `generate` gives for the same prompt and seed; in float32 and bfloat16 the sums of a matrix product
+        may come out in another order, so that two candidates closer than some 1e-5 can change places.
+        """
+        view = packed_view(self.model, self._packed) if self._packed else self.model
+
+        def writer(ids: Sequence[int], sampling: Sampling) -> Writer:
+            room = self.context_length - len(ids)
+            return Writer(sampling, self.tokenizer, ends[tuple(ids)], min(sampling.max_tokens, room))
+
+        ends = {prompt.ids: self._ends(prompt) for prompt in prompts}
+        yield from batch.run(
+            view, [prompt.ids for prompt in prompts], samplings, prefill=self.prefill, cache=self.cache, head=self._decoder.head,
+            writer=writer, slots=slots, cancel=cancel,
+        )  # fmt: skip
+
+    def decode(self, token: int) -> Tensor:
+        """Read one more token; returns the logits (V,) after it."""
+        return self._decoder(token)
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> tuple[Tensor, int]:
@@ -223,8 +258,11 @@ class Engine:
         return logits, cached
 
 
-DENSE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int4": torch.float32}
-"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones."""
+DENSE = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16, "int4": torch.float32,
+}  # fmt: skip
+"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones, int8 has
+dense embeddings only."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -245,6 +283,8 @@ def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
         if device.type == "cpu":
             return "int4" if packable else "float32"
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+    if name == "int8" and device.type != "cpu":
+        raise UsageError("dtype int8 is for the CPU: use --dtype auto")
     if name == "int4" and (device.type != "cpu" or not packable):
-        raise UsageError("dtype int4 needs a Q4_0 or Q4_1 model file on the CPU: use --dtype auto")
+        raise UsageError("dtype int4 needs a Q4_0, Q4_1 or Q4_K model file on the CPU: use --dtype auto")
     return name

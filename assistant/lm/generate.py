@@ -49,6 +49,55 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
+class Writer:
+    """One reply in the making, without the model: takes the logits of each step, chooses a token, and turns tokens into text.
+
+    It is one token behind, so that the last one can take along what was held back for stop strings and incomplete characters.
+    """
+
+    def __init__(self, sampling: Sampling, tokenizer: ByteTokenizer, eos: frozenset[int], limit: int) -> None:
+        self.finish: Finish = "stopped"  # unless it ends by itself
+        self.ended = False
+        self.reply: list[int] = []
+        self.pending: ReplyToken | None = None
+        self._sampling, self._tokenizer, self._eos, self._limit = sampling, tokenizer, eos, limit
+        self._text, self._stops = StreamDecoder(tokenizer), StopBuffer(sampling.stop)
+        self._hit = False
+
+    def take(self, logits: Tensor) -> ReplyToken | None:
+        """Choose the next token from `logits` (V,); returns the one before it, whose text is certain now. Sets `ended` at the end."""
+        token, described = self._choose(logits)
+        if token in self._eos:
+            self.finish, self.ended = "stop", True
+            return None
+        out, self._hit = self._stops.feed(self._text.feed(token))
+        before, self.pending = self.pending, described(out)
+        self.reply.append(token)
+        if self._hit:
+            self.finish, self.ended = "stop", True
+        elif len(self.reply) >= self._limit:
+            self.finish, self.ended = "length", True
+        return before
+
+    def last(self) -> ReplyToken | None:
+        """The last token, with what was held back; None when there is none."""
+        if self.pending is None:
+            return None
+        tail = "" if self._hit else self._stops.feed(self._text.finish())[0] + self._stops.finish()
+        return replace(self.pending, text=self.pending.text + tail)
+
+    def _choose(self, logits: Tensor) -> tuple[int, Callable[[str], ReplyToken]]:
+        step = len(self.reply)
+        kept = sampler.truncate(logits, self.reply, self._sampling)
+        token = sampler.draw(kept, self._sampling, step)
+        total = torch.logsumexp(logits, 0)  # log p = logit − total
+        values, ids = torch.topk(logits, CANDIDATES)
+        spread = total - torch.dot(torch.exp(logits - total), logits)
+        chosen, entropy, *best = torch.cat([torch.stack([logits[token] - total, spread]), values - total]).tolist()
+        candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best, strict=True))
+        return token, lambda text: ReplyToken(step, token, text, chosen, entropy, candidates)
+
+
 class Generation:
     """One reply in the making: iterate over its tokens; `finish`, `usage`, `prompt_tokens` and `cached_tokens` tell the rest.
 
@@ -69,77 +118,53 @@ class Generation:
         load_seconds: float = 0.0,
         cancel: threading.Event | None = None,
     ) -> None:
-        self.finish: Finish = "stopped"  # unless it ends by itself
         self.prompt_tokens = len(prompt_ids)
         self.cached_tokens = 0
-        self._prompt, self._sampling = list(prompt_ids), sampling
+        self._prompt = list(prompt_ids)
         self._prefill, self._decode = prefill, decode
-        self._tokenizer, self._eos = tokenizer, eos
-        self._limit = min(sampling.max_tokens, room)
+        self._writer = Writer(sampling, tokenizer, eos, min(sampling.max_tokens, room))
         self._meter, self._cancel, self._load_seconds = meter, cancel, load_seconds
         self._prefill_seconds = self._decode_seconds = 0.0
-        self._count = 0
         self._tokens = self._run()
 
     def __iter__(self) -> Iterator[ReplyToken]:
         return self._tokens
 
     @property
+    def finish(self) -> Finish:
+        """How it ended; `stopped` while it has not."""
+        return self._writer.finish
+
+    @property
     def usage(self) -> Usage:
         """What the reply has cost so far."""
         joules, source = self._meter.read()
         return Usage(
-            self.prompt_tokens, self.cached_tokens, self._count, self._load_seconds,
+            self.prompt_tokens, self.cached_tokens, len(self._writer.reply), self._load_seconds,
             self._prefill_seconds, self._decode_seconds, joules, source,
         )  # fmt: skip
 
     def _run(self) -> Iterator[ReplyToken]:
+        writer = self._writer
         self._meter.start()
         began = time.perf_counter()
         logits, self.cached_tokens = self._prefill(self._prompt)
         self._prefill_seconds = time.perf_counter() - began
-        text, stops = StreamDecoder(self._tokenizer), StopBuffer(self._sampling.stop)
-        reply: list[int] = []
-        pending: ReplyToken | None = None  # one token behind, so that the last one can take along what was held back
-        hit = False
         began = time.perf_counter()
         try:
-            while not hit and not (self._cancel is not None and self._cancel.is_set()):
-                token, described = self._choose(logits, reply)
+            while not (self._cancel is not None and self._cancel.is_set()):
+                before = writer.take(logits)
                 self._decode_seconds = time.perf_counter() - began
-                if token in self._eos:
-                    self.finish = "stop"
+                if before is not None:
+                    yield before
+                if writer.ended:
                     break
-                out, hit = stops.feed(text.feed(token))
-                if pending is not None:
-                    yield pending
-                pending = described(out)
-                reply.append(token)
-                self._count += 1
-                if hit:
-                    self.finish = "stop"
-                elif self._count >= self._limit:
-                    self.finish = "length"
-                    break
-                else:
-                    logits = self._decode(token)
+                logits = self._decode(writer.reply[-1])
         except Exception:
-            if pending is not None:
-                yield pending  # the reply so far is kept, whatever happened
+            if writer.pending is not None:
+                yield writer.pending  # the reply so far is kept, whatever happened
             raise
         finally:
             self._meter.stop()
-        if pending is not None:
-            tail = "" if hit else stops.feed(text.finish())[0] + stops.finish()
-            yield replace(pending, text=pending.text + tail)
-
-    def _choose(self, logits: Tensor, reply: list[int]) -> tuple[int, Callable[[str], ReplyToken]]:
-        step = self._count
-        kept = sampler.truncate(logits, reply, self._sampling)
-        token = sampler.draw(kept, self._sampling, step)
-        total = torch.logsumexp(logits, 0)  # log p = logit − total
-        values, ids = torch.topk(logits, CANDIDATES)
-        spread = total - torch.dot(torch.exp(logits - total), logits)
-        chosen, entropy, *best = torch.cat([torch.stack([logits[token] - total, spread]), values - total]).tolist()
-        candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best, strict=True))
-        return token, lambda text: ReplyToken(step, token, text, chosen, entropy, candidates)
+        if (last := writer.last()) is not None:
+            yield last

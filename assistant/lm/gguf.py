@@ -193,8 +193,16 @@ class _Cursor:
         return tensors
 
 
-def write(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write a GGUF version 3 file with float32 tensors. Values: str, bool, int (u32), float (f32), lists of str, int or float."""
+def write(
+    path: Path,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    types: Mapping[str, GGMLQuantizationType] | None = None,
+) -> None:
+    """Write a GGUF version 3 file with float32 tensors; those named in `types` are rows of quantised bytes.
+
+    Values: str, bool, int (u32), float (f32), lists of str, int or float.
+    """
     alignment = 32
     out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
     for key, value in metadata.items():
@@ -202,9 +210,13 @@ def write(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, np.ndar
     blobs: list[bytes] = []
     offset = 0
     for name, array in tensors.items():
+        kind = (types or {}).get(name, GGMLQuantizationType.F32)
+        block, size = GGML_QUANT_SIZES[kind]
         dims = array.shape[::-1]
-        out += _string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, offset)
-        blob = np.ascontiguousarray(array, "<f4").tobytes()
+        if kind is not GGMLQuantizationType.F32:
+            dims = (dims[0] // size * block, *dims[1:])
+        out += _string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+        blob = np.ascontiguousarray(array, "<f4" if kind is GGMLQuantizationType.F32 else np.uint8).tobytes()
         blobs.append(blob + b"\0" * (-len(blob) % alignment))
         offset += len(blobs[-1])
     out += b"\0" * (-len(out) % alignment)

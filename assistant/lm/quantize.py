@@ -5,9 +5,11 @@ A quantised row is cut into blocks of 32 weights that share a scale d (and, in Q
     Q4_0:  w = d · (q − 8)        q in 0…15
     Q4_1:  w = d · q + m          q in 0…15
     Q8_0:  w = d · q              q in −128…127
+    Q4_K:  w = d · s · q − e · m  q in 0…15; s and m of 6 bits for each 32, d and e for each 256
 
-torch's int4 kernel computes w = scale · (q − 8) + zero with blocks of 32 as well, so that Q4_0 and Q4_1 map onto it exactly:
-scale = d and zero = 0, or zero = m + 8·d. Only scale and zero are rounded, from float16 to the kernel's bfloat16.
+torch's int4 kernel computes w = scale · (q − 8) + zero with blocks of 32 as well, so that all codes of Q4_0, Q4_1 and Q4_K map onto it
+exactly: scale = d and zero = 0, zero = m + 8·d, or scale = d·s and zero = 8·d·s − e·m. Only scale and zero are rounded, to the kernel's
+bfloat16. Q4_K files keep some matrices in 5, 6 or 8 bits, which the kernel has not: those stay dense.
 """
 
 from __future__ import annotations
@@ -67,12 +69,16 @@ class Int4:
 
 def can_pack(info: TensorInfo) -> bool:
     """Whether the matrix maps onto the int4 kernel without loss."""
-    return info.type in (Type.Q4_0, Type.Q4_1) and len(info.shape) == 2 and info.shape[0] % 16 == 0
+    return info.type in (Type.Q4_0, Type.Q4_1, Type.Q4_K) and len(info.shape) == 2 and info.shape[0] % 16 == 0
 
 
 def codes(info: TensorInfo, raw: Bytes) -> Codes:
     """The 4-bit codes of a matrix that `can_pack`."""
     n, k = info.shape
+    if info.type is Type.Q4_K:
+        q, scale, minimum = _super_blocks(raw)
+        scale = scale.view(n, k // BLOCK)
+        return Codes(q.view(n, k), scale, 8.0 * scale - minimum.view(n, k // BLOCK))
     q, d, m = _nibbles(info, raw)
     d = d.view(n, k // BLOCK)
     return Codes(q.view(n, k), d, torch.zeros_like(d) if m is None else m.view(n, k // BLOCK) + 8.0 * d)
@@ -99,3 +105,20 @@ def _nibbles(info: TensorInfo, raw: Bytes) -> tuple[Tensor, Tensor, Tensor | Non
     torch.bitwise_and(codes, 15, out=q[:, :16])
     torch.bitwise_right_shift(codes, 4, out=q[:, 16:])
     return q, scales[:, 0], scales[:, 1] if header == 4 else None
+
+
+def _super_blocks(raw: Bytes) -> tuple[Tensor, Tensor, Tensor]:
+    """Q4_K: (blocks, 256) uint8 codes, (blocks, 8) float32 scales and minima.
+
+    144 bytes: d, e as float16, 12 bytes of 6-bit scales and minima, 128 bytes of codes (32 of one part in the low halves, 32 of the next
+    in the high ones).
+    """
+    blocks = torch.from_numpy(raw.copy()).view(-1, 144)
+    d = blocks[:, :4].contiguous().view(torch.float16).float()  # (blocks, 2)
+    packed = blocks[:, 4:16]
+    low, middle, high = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    scales = torch.cat([low & 63, (high & 15) | (low >> 6 << 4)], 1)
+    minima = torch.cat([middle & 63, (high >> 4) | (middle >> 6 << 4)], 1)
+    codes = blocks[:, 16:].view(-1, 4, 1, 32)
+    q = torch.cat([codes & 15, codes >> 4], 2)  # (blocks, 4, 2, 32)
+    return q.reshape(-1, 256), d[:, :1] * scales.float(), d[:, 1:] * minima.float()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assistant.lm.config import Config
 from assistant.lm.kv_cache import Recording
 from assistant.lm.transformer import Transformer
 
@@ -29,7 +30,7 @@ class ReplyScorer:
         self.model = model
         self.device = model.norm.device
         self.prompt_length, self.reply_length = len(prompt_ids), len(reply_ids)
-        self.ids = torch.tensor([*prompt_ids, *reply_ids], device=self.device)
+        self.ids = torch.tensor([*prompt_ids, *reply_ids]).to(self.device)
         self._unchanged: Recording | None = None
         self.forwards = 0
 
@@ -81,7 +82,7 @@ class ReplyScorer:
     @torch.inference_mode()
     def attention(self, *, everywhere: bool = False) -> Tensor:
         """(layers, H, T, P + T − 1): the attention weights of the positions that predict the reply, or of all positions."""
-        seen = Attention(0 if everywhere else self.prompt_length - 1)
+        seen = Attention(self.model.config, 0 if everywhere else self.prompt_length - 1)
         self.model(self.ids[:-1].unsqueeze(0), observer=seen)
         self.forwards += 1
         return torch.stack(seen.weights)
@@ -120,17 +121,21 @@ class ReplyScorer:
 class Attention:
     """An `Observer` that keeps each layer's attention weights (H, L − first, L) for the queries from `first` on: causal, nothing hidden."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, config: Config, first: int) -> None:
+        self.config, self.first = config, first
         self.weights: list[Tensor] = []
 
     def attention(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """Softmax of the scaled products, as `scaled_dot_product_attention` has it."""
+        """Softmax of the scaled products, as `transformer.attend` has it."""
         asked = q[0, :, self.first :]
         keys = k[0].repeat_interleave(q.shape[1] // k.shape[1], 0)
         scores = asked @ keys.transpose(1, 2) / q.shape[-1] ** 0.5
-        rows = torch.arange(self.first, q.shape[2], device=q.device).unsqueeze(1)
-        hidden = torch.arange(k.shape[2], device=q.device) > rows
+        if cap := self.config.attention_softcap:
+            scores = cap * torch.tanh(scores / cap)
+        back = torch.arange(self.first, q.shape[2], device=q.device).unsqueeze(1) - torch.arange(k.shape[2], device=q.device)
+        hidden = back < 0
+        if self.config.is_windowed(layer):
+            hidden |= back >= self.config.window
         self.weights.append(scores.masked_fill(hidden, -torch.inf).softmax(-1))
 
     def hidden(self, layer: int, h: Tensor) -> None:

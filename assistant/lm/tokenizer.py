@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from assistant.errors import ModelError
+from assistant.lm import sentencepiece
 from assistant.lm.gguf import GGUFFile
 
 CONTROL = 3  # tokenizer.ggml.token_type of control tokens
 USER_DEFINED = 4
 MAX_JSON = 128 << 20
 """Bytes of a tokenizer.json; the largest real ones have 35 million."""
-SPACE = "\u2581"
-"""What SentencePiece writes for a space."""
 
 # How a text is cut into words before the byte-pair merges, by `tokenizer.ggml.pre`; the patterns are those the models were trained with.
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -51,33 +51,23 @@ class ByteTokenizer:
     def from_gguf(cls, file: GGUFFile) -> ByteTokenizer:
         """The tokenizer in the file. Raises ModelError for a kind we do not have, or a vocabulary that does not hold together."""
         kind, pre = file.get("tokenizer.ggml.model", str), file.get("tokenizer.ggml.pre", str, "default")
-        if kind != "gpt2" or not (pre in _SPLITS or pre in ("smollm", "gpt-2")):
+        if kind != "llama" and (kind != "gpt2" or not (pre in _SPLITS or pre in ("smollm", "gpt-2"))):
             raise ModelError(f"{file.path.name} uses the tokenizer {kind}/{pre}, which is not supported: choose another model")
-        vocabulary, merges = file.get("tokenizer.ggml.tokens", list), file.get("tokenizer.ggml.merges", list)
+        vocabulary = file.get("tokenizer.ggml.tokens", list)
         types = file.get("tokenizer.ggml.token_type", list, [1] * len(vocabulary))
         if len(types) != len(vocabulary) or len(set(vocabulary)) != len(vocabulary):
             raise ModelError(f"{file.path.name}: the vocabulary is damaged: fetch the model again")
-        pairs = [tuple(m.split(" ")) for m in merges]
-        if any(len(p) != 2 for p in pairs):
-            raise ModelError(f"{file.path.name}: the merges are damaged: fetch the model again")
         control = [i for i, t in enumerate(types) if t == CONTROL]
-        try:
-            tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(vocabulary)}, pairs, ignore_merges=pre in _SPLITS))
-        except Exception as error:  # the library raises bare exceptions for unknown merge parts
-            raise ModelError(f"{file.path.name}: the vocabulary and the merges do not fit together: {error}") from error
-        if pre in _SPLITS:
-            cut: pre_tokenizers.PreTokenizer = pre_tokenizers.Split(Regex(_SPLITS[pre]), "isolated")
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
-        else:
-            byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-            digits = [pre_tokenizers.Digits(individual_digits=True)] if pre == "smollm" else []
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_special_tokens([AddedToken(vocabulary[i], special=True, normalized=False) for i in control])
         extra = [i for i, t in enumerate(types) if t == USER_DEFINED]
+        if kind == "llama":
+            tokenizer = _scored(file, vocabulary, types)
+            pieces = [token.encode() if types[i] == USER_DEFINED else sentencepiece.bytes_of(token) for i, token in enumerate(vocabulary)]
+        else:
+            tokenizer = _merged(file, vocabulary, pre)
+            pieces = [bytes_of_byte_level(token) for token in vocabulary]
+        tokenizer.add_special_tokens([AddedToken(vocabulary[i], special=True, normalized=False) for i in control])
         tokenizer.add_tokens([AddedToken(vocabulary[i], normalized=False) for i in extra])
         eos = {file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
-        pieces = [bytes_of_byte_level(token) for token in vocabulary]
         return cls(tokenizer, vocabulary, pieces, control, {i for i in eos if isinstance(i, int) and i < len(vocabulary)})
 
     @classmethod
@@ -102,7 +92,7 @@ class ByteTokenizer:
         if "ByteLevel" in decoder:
             piece = bytes_of_byte_level
         elif "ByteFallback" in decoder or "Metaspace" in decoder:
-            piece = bytes_of_sentencepiece
+            piece = sentencepiece.bytes_of
         else:
             raise ModelError(f"{path.name}: its tokens do not stand for bytes, which is not supported: choose another model")
         tokenizer.no_padding()
@@ -162,19 +152,37 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+def _merged(file: GGUFFile, vocabulary: list[str], pre: str) -> Tokenizer:
+    """Byte-level BPE with the merges in the file."""
+    pairs = [tuple(m.split(" ")) for m in file.get("tokenizer.ggml.merges", list)]
+    if any(len(p) != 2 for p in pairs):
+        raise ModelError(f"{file.path.name}: the merges are damaged: fetch the model again")
+    try:
+        tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(vocabulary)}, pairs, ignore_merges=pre in _SPLITS))
+    except Exception as error:  # the library raises bare exceptions for unknown merge parts
+        raise ModelError(f"{file.path.name}: the vocabulary and the merges do not fit together: {error}") from error
+    if pre in _SPLITS:
+        cut: pre_tokenizers.PreTokenizer = pre_tokenizers.Split(Regex(_SPLITS[pre]), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    else:
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        digits = [pre_tokenizers.Digits(individual_digits=True)] if pre == "smollm" else []
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _scored(file: GGUFFile, vocabulary: list[str], types: list[int]) -> Tokenizer:
+    """A SentencePiece vocabulary with the scores in the file."""
+    scores = file.get("tokenizer.ggml.scores", list)
+    if len(scores) != len(vocabulary) or not all(isinstance(x, float) and math.isfinite(x) for x in scores):
+        raise ModelError(f"{file.path.name}: the scores of the vocabulary are damaged: fetch the model again")
+    return sentencepiece.build(vocabulary, scores, types, prefix=file.get("tokenizer.ggml.add_space_prefix", bool, True))
+
+
 def bytes_of_byte_level(token: str) -> bytes:
     """The bytes of a token of a byte-level vocabulary, each written as one printable character; others stand for themselves."""
     return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
-
-
-def bytes_of_sentencepiece(token: str) -> bytes:
-    """The bytes of a token of a SentencePiece vocabulary: `<0x0A>` is one byte, everything else is text with ▁ for the space."""
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        try:
-            return bytes([int(token[3:5], 16)])
-        except ValueError:
-            pass
-    return token.replace(SPACE, " ").encode("utf-8", "replace")
 
 
 def _kinds(part: Any) -> set[str]:

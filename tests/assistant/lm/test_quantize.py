@@ -43,6 +43,19 @@ def test_every_other_type_is_read_in_its_shape(kind):
     assert np.allclose(dense.numpy(), values, atol=0.25)
 
 
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q4_K])
+def test_the_codes_are_the_weights(kind):
+    info, raw = blocks(kind, 16, 512)
+    if kind is Type.Q4_K:  # its second scale is no minimum
+        raw = raw.reshape(-1, 144)
+        raw[:, 2:4] = np.frombuffer(np.full(len(raw), 0.01, np.float16).tobytes(), np.uint8).reshape(-1, 2)
+        raw = raw.reshape(-1)
+    found = codes(info, raw)
+    assert found.q.max() <= 15
+    dense = found.scale.unsqueeze(-1) * (found.q.view(16, 16, 32).float() - 8) + found.zero.unsqueeze(-1)
+    assert np.allclose(dense.view(16, 512).numpy(), quants.dequantize(raw, kind).reshape(16, 512), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1])
 def test_the_packed_product_equals_the_dense_one(kind):
     info, raw = blocks(kind, 32, 64)

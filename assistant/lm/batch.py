@@ -1,0 +1,154 @@
+"""Many replies at once: continuous batching (Yu et al. 2022, "Orca"), for evaluation and red-team runs.
+
+Some sequences are in flight together; each step reads one new token of each in one pass through the model. Whoever ends leaves at once,
+and the next prompt takes the place. Prompts are read one after another through the engine's own cache, so that a beginning they share is
+read once. A token depends on its own sequence and seed alone (`sampler.py`), never on its neighbours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from assistant.lm.config import Config
+from assistant.lm.generate import Writer
+from assistant.lm.kv_cache import KVCache
+from assistant.lm.transformer import Transformer
+from assistant.turn import Finish, ReplyToken, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReply:
+    """What was written to the prompt number `index`."""
+
+    index: int
+    tokens: tuple[ReplyToken, ...]
+    finish: Finish
+
+    @property
+    def text(self) -> str:
+        """The reply as text."""
+        return "".join(token.text for token in self.tokens)
+
+
+class SlotCache:
+    """Keys and values of several sequences of their own lengths, one a row; the rows in use are the first `len(lengths)`."""
+
+    def __init__(self, config: Config, slots: int, capacity: int, device: torch.device) -> None:
+        shape = (2, slots, config.n_kv_heads, capacity, config.head_width)
+        self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layers)]
+        self.lengths: list[int] = []
+        self.device = device
+
+    def add(self, cache: KVCache) -> None:
+        """Take over what `cache` holds as a new row."""
+        row = len(self.lengths)
+        for store, read in zip(self.layers, cache.layers, strict=True):
+            store[:, row, :, : cache.length] = read[:, :, : cache.length]
+        self.lengths.append(cache.length)
+
+    def remove(self, row: int) -> None:
+        """Free a row; the last one moves there."""
+        last = len(self.lengths) - 1
+        length = self.lengths[last]
+        for store in self.layers:
+            store[:, row, :, :length] = store[:, last, :, :length]
+        self.lengths[row] = length
+        self.lengths.pop()
+
+    def begin(self) -> tuple[Tensor, Tensor]:
+        """For one new token of every row: positions (B, 1) and mask (B, 1, 1, T)."""
+        positions = torch.tensor(self.lengths).to(self.device).unsqueeze(1)
+        keys = torch.arange(max(self.lengths) + 1, device=self.device)
+        return positions, (keys <= positions).view(len(self.lengths), 1, 1, -1)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`Cache.update` (B, K, 1, d) → (B, K, T, d): each row is written at its own end."""
+        store, rows = self.layers[layer], torch.arange(len(self.lengths), device=self.device)
+        at = torch.tensor(self.lengths).to(self.device)
+        store[0, rows, :, at] = k[:, :, 0]
+        store[1, rows, :, at] = v[:, :, 0]
+        seen = store[:, : len(self.lengths), :, : max(self.lengths) + 1]
+        return seen[0], seen[1]
+
+    def advance(self) -> None:
+        """Count the tokens just written."""
+        self.lengths = [n + 1 for n in self.lengths]
+
+
+@dataclass(slots=True)
+class _Sequence:
+    index: int
+    writer: Writer
+    tokens: list[ReplyToken]
+
+
+def run(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    *,
+    prefill: Callable[[Sequence[int]], tuple[Tensor, int]],
+    cache: KVCache,
+    head: Callable[[Tensor], Tensor],
+    writer: Callable[[Sequence[int], Sampling], Writer],
+    slots: int,
+    cancel: threading.Event | None = None,
+) -> Iterator[BatchReply]:
+    """The replies to `prompts`, each as soon as it has ended.
+
+    model: reads one token of every sequence. prefill and cache: the engine's, for whole prompts. head: hidden state (1, D) → scores (1, V).
+    Setting `cancel` ends those in flight (`finish` = `stopped`) and starts no more.
+    """
+    waiting = list(range(len(prompts)))[::-1]
+    active: list[_Sequence] = []
+    room = max((len(p) + s.max_tokens for p, s in zip(prompts, samplings, strict=True)), default=1)
+    store = SlotCache(model.config, min(slots, max(len(prompts), 1)), min(room, cache.capacity) + 1, cache.device)
+    while (waiting or active) and not (cancel is not None and cancel.is_set()):
+        while waiting and len(active) < slots:
+            index = waiting.pop()
+            one = _Sequence(index, writer(prompts[index], samplings[index]), [])
+            logits, _ = prefill(prompts[index])
+            _take(one, logits)
+            if one.writer.ended:
+                yield _finished(one)
+            else:
+                store.add(cache)
+                active.append(one)
+        if not active:
+            continue
+        hidden = _step(model, store, [one.writer.reply[-1] for one in active])
+        for one, state in zip(active, hidden, strict=True):
+            _take(one, head(state)[0])
+        for row in range(len(active) - 1, -1, -1):
+            if active[row].writer.ended:
+                yield _finished(active[row])
+                store.remove(row)
+                active[row] = active[-1]
+                active.pop()
+    for one in active:
+        yield _finished(one)
+
+
+@torch.inference_mode()
+def _step(model: Transformer, store: SlotCache, tokens: list[int]) -> Tensor:
+    """Hidden states (B, 1, D) of one new token of each sequence."""
+    positions, mask = store.begin()
+    hidden: Tensor = model(torch.tensor(tokens).to(store.device).unsqueeze(1), positions=positions, mask=mask, cache=store)
+    store.advance()
+    return hidden
+
+
+def _take(one: _Sequence, logits: Tensor) -> None:
+    if (token := one.writer.take(logits)) is not None:
+        one.tokens.append(token)
+
+
+def _finished(one: _Sequence) -> BatchReply:
+    if (last := one.writer.last()) is not None:
+        one.tokens.append(last)
+    return BatchReply(one.index, tuple(one.tokens), one.writer.finish)
