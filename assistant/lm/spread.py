@@ -60,3 +60,10 @@ def over_processes(module: nn.Module) -> nn.Module:
             fully_shard(block)
         fully_shard(module)
     return module
+
+
+def settle(module: nn.Module) -> None:
+    """After reading without a gradient: every process keeps its own part of the parameters again."""
+    reshard = getattr(module, "reshard", None)
+    if callable(reshard):
+        reshard()

@@ -251,6 +251,7 @@ class Trainer:
             count += int((batch.targets != IGNORE).sum())
             with self._precision():
                 total += self.objective(batch.part(spread.rank(), spread.size()).to(self.device))
+        spread.settle(self.objective)
         return float(spread.summed(total)) / max(count, 1)
 
     @torch.no_grad()
@@ -264,6 +265,7 @@ class Trainer:
             if best in self.end:
                 break
             out.append(best)
+        spread.settle(self.objective)
         return out
 
     def _precision(self) -> AbstractContextManager[object]:
