@@ -66,7 +66,8 @@ class JudgedEngine:
 
     def write(self, ids: Sequence[int], sampling: Sampling) -> list[int]:
         """See `Judged.write`."""
-        return [token.id for token in self.engine.generate_ids(list(ids), sampling, eos=self.tokenizer.eos)]
+        kept = list(ids)[-max(self.context // 2, 1) :]  # half of a small context is for the reply
+        return [token.id for token in self.engine.generate_ids(kept, sampling, eos=self.tokenizer.eos)]
 
 
 class JudgedLSTM:
