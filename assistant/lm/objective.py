@@ -39,7 +39,8 @@ class _Surprise(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        total = hidden.new_zeros((), dtype=torch.float64)
+        exact = torch.float32 if hidden.device.type == "mps" else torch.float64  # MPS has no doubles
+        total = hidden.new_zeros((), dtype=exact)
         for start in range(0, len(hidden), ROWS):
             h, t = hidden[start : start + ROWS], targets[start : start + ROWS].unsqueeze(1)
             z = F.linear(h, weight)
@@ -47,7 +48,7 @@ class _Surprise(torch.autograd.Function):
             wanted = z.gather(1, t) - most
             z.sub_(most).exp_()
             mass = z.sum(1, keepdim=True)
-            total += (mass.log() - wanted).sum(dtype=torch.float64)
+            total += (mass.log() - wanted).sum(dtype=exact)
             if to_hidden is None and to_weight is None:
                 continue
             z.div_(mass).scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
