@@ -120,7 +120,7 @@ CATALOG: tuple[Entry, ...] = (
                 ))
             )
         ),
-        "Gemma", ("en", "zh"), 253_113_024, "Gemma 3 270M, Q4_K_M: a base model that continues text (--raw), also Chinese",
+        "Gemma", ("en", "zh"), 253_113_024, "Gemma 3 270M, Q4_K_M: continues text (--raw), also in Chinese",
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         terms="https://ai.google.dev/gemma/terms", chat=False,
     ),

@@ -15,6 +15,7 @@ from textual.widgets._markdown import MarkdownBlock, MarkdownFence
 
 from assistant.tui.sanitize import sanitize
 from assistant.tui.widgets.flat_list import FlatBulletList, FlatOrderedList
+from assistant.tui.widgets.settled import Settled
 
 
 def parser() -> MarkdownIt:
@@ -48,11 +49,17 @@ class CodeBlock(MarkdownFence):
             self.post_message(self.Copied(self.code))
 
 
-class SafeMarkdown(Markdown):
+def _settled(block: type[MarkdownBlock]) -> type[MarkdownBlock]:
+    """A kind of block under its own name (style sheets go by it), which a layout leaves in peace."""
+    return type(block.__name__, (Settled, block), {"__module__": __name__})
+
+
+class SafeMarkdown(Settled, Markdown):
     """Textual's Markdown behind the sanitiser. A clicked link is reported, never followed."""
 
     BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012 (declared so by Markdown)
-        **Markdown.BLOCKS, "bullet_list_open": FlatBulletList, "ordered_list_open": FlatOrderedList,
+        **{name: _settled(block) for name, block in Markdown.BLOCKS.items()},
+        "bullet_list_open": FlatBulletList, "ordered_list_open": FlatOrderedList,
         "fence": CodeBlock, "code_block": CodeBlock,
     }  # fmt: skip
 

@@ -14,13 +14,14 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
+from assistant.tui.widgets.settled import Settled
 from assistant.tui.wrapping import divide_line
 
 STEP = 5
 """Lines taken at once."""
 
 
-class Tail(Widget):
+class Tail(Settled, Widget):
     """Text that is written at its end; sanitised by whoever shows it."""
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from textual.widgets import Static
 
 from assistant.tui.branch import Branch
 from assistant.tui.text import say
+from assistant.tui.widgets.settled import Settled
 from assistant.tui.widgets.turn_view import TurnView
 from assistant.turn import Turn
 
@@ -41,7 +42,7 @@ class Earlier(Static):
         await transcript.load_earlier()
 
 
-class Transcript(VerticalScroll, can_focus=False):
+class Transcript(Settled, VerticalScroll, can_focus=False):
     """A scrolling column of turn views."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
@@ -52,6 +53,7 @@ class Transcript(VerticalScroll, can_focus=False):
         self._branch = Branch()
         self._first = 0  # index in the path of the first mounted turn
         self._following = True
+        self._growing = False
 
     def compose(self) -> ComposeResult:
         yield self._welcome
@@ -88,14 +90,29 @@ class Transcript(VerticalScroll, can_focus=False):
         await self._prune()
         view = TurnView(prompt=prompt)
         await self.mount(view)
-        self._following = True
+        self._following = self._growing = True
         self.follow()
         self.set_timer(0.3, self.rest)  # once the view has come to its place
         return view
 
+    def settle(self) -> None:
+        """The reply is whole: everything is laid out again, and nothing is anchored any more."""
+        self._growing = False
+        self.anchor(False)
+        self.wake()
+        self.follow()
+
     def follow(self) -> None:
-        """Keep the end in view, unless the person has scrolled away from it."""
-        if self._following:
+        """Keep the end in view, unless the person has scrolled away from it.
+
+        While a reply grows the end is anchored, so that a layout and the scrolling to its end are drawn as one.
+        """
+        if not self._following:
+            return
+        if self._growing and self.max_scroll_y > 0:  # an anchored text that is shorter than the view would hang from its bottom
+            if not self.is_anchored:
+                self.anchor()
+        else:
             self.scroll_end(animate=False)
 
     def on_resize(self) -> None:
@@ -106,16 +123,13 @@ class Transcript(VerticalScroll, can_focus=False):
         """While a reply grows: turns wholly above the view keep their height and leave the layout, which is what costs."""
         if self._following:
             for view in self.views[:-1]:
-                region = view.virtual_region
-                if region.bottom <= self.scroll_y and not view.has_class("-resting"):
-                    view.styles.height = region.height
-                    view.add_class("-resting")
+                if view.virtual_region.bottom <= self.scroll_y:
+                    view.rest()
 
     def wake(self) -> None:
         """Lay out all mounted turns again."""
-        for view in self.query(".-resting"):
-            view.remove_class("-resting")
-            view.styles.height = None
+        for view in self.views:
+            view.wake()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Scrolling up lets go of the end, coming back to it takes hold again."""

@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import Static
 
 from assistant.events import Event, Finished, Moderated, Notice, PromptChecked, Text, Withdrawn
@@ -23,6 +24,7 @@ from assistant.tui.text import say
 from assistant.tui.thresholds import limits
 from assistant.tui.widgets.card import VerdictCard, card_body, card_title
 from assistant.tui.widgets.reply import Reply
+from assistant.tui.widgets.settled import Settled
 from assistant.tui.withheld import may_reveal
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
@@ -31,7 +33,7 @@ SHORT = 2000
 """A prompt longer than this is folded until it is asked for."""
 
 
-class TurnView(Vertical, can_focus=True):
+class TurnView(Settled, Vertical, can_focus=True):
     """One prompt and its reply."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("turn"), ("escape", "screen.to_prompt", "")]
@@ -44,6 +46,7 @@ class TurnView(Vertical, can_focus=True):
         self.position = position
         self._expanded = False
         self._said = ""
+        self._resting: list[Widget] = []
         self._prompt = Static(self._prompt_content(), classes="prompt-text", markup=False)
         self._reply = Reply(turn.reply if turn else None)
         self._footer = Static(self._footer_content(), classes="turn-footer", markup=False)
@@ -111,6 +114,22 @@ class TurnView(Vertical, can_focus=True):
         self.position = position
         self._say_footer()
 
+    def rest(self) -> None:
+        """Keep the height and leave the layout. By inline styles: another class would have every part look up its style sheet again."""
+        if not self._resting:
+            self.styles.height = self.virtual_region.height
+            self._resting = [child for child in self.children if child.display]
+            for child in self._resting:
+                child.display = False
+
+    def wake(self) -> None:
+        """Take part in the layout again."""
+        if self._resting:
+            self.styles.height = None
+            for child in self._resting:
+                child.display = True
+            self._resting = []
+
     def toggle_expanded(self) -> None:
         """Fold or unfold a long prompt."""
         self._expanded = not self._expanded
@@ -171,7 +190,7 @@ class TurnView(Vertical, can_focus=True):
         return Content.assemble(marked(text, findings), more)
 
     def _show_reply(self, visible: bool) -> None:
-        # by class, not by inline style: a resting turn hides all its parts with a rule
+        # by class, not by inline style: that is how a resting turn hides all its parts
         self._reply.set_class(not visible, "-hidden")
 
     def _say_footer(self) -> None:

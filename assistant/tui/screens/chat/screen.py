@@ -6,6 +6,7 @@ state (`base`), drafts, conversations, replies being written; and, in this file,
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 
 from textual import on
@@ -64,6 +65,7 @@ class ChatScreen(Writing):
             self.tell(say.counted("chat.recovered", self._recovered), "warning")
         if not self.session.ready:
             self.load_model()
+        self.call_after_refresh(gc.freeze)  # what lives as long as the program is not looked through again and again
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -79,6 +81,7 @@ class ChatScreen(Writing):
 
     @on(Loaded)
     async def _loaded(self) -> None:
+        gc.freeze()
         self.show_settings()
         await self._pump()
 

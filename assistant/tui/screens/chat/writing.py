@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 
@@ -47,6 +48,7 @@ class Writing(Conversing):
         self._live = await self.transcript.begin(wish.prompt, parent)
         self.strip.show(self._live.stages)
         self.generation = Generation(self.session, request)
+        gc.disable()  # a full collection takes as long as three frames: while a reply grows only the young are collected
         self._ticker.resume()
         self._show_keys()
 
@@ -83,6 +85,7 @@ class Writing(Conversing):
         if replace(before, tokens=0) == replace(stages, tokens=0) and now - self._counted_at < _COUNT_EVERY:
             return
         self._counted_at = now
+        gc.collect(1)
         self.strip.show(stages)
         self.status.change(used=self._read_tokens + stages.tokens)
 
@@ -110,6 +113,7 @@ class Writing(Conversing):
 
     async def _ended(self) -> None:
         self.generation = None
+        gc.enable()
         self._ticker.pause()
         if self._live is not None:
             stages = self._live.stages
@@ -117,7 +121,7 @@ class Writing(Conversing):
             if stages.tokens:
                 self.status.change(used=self._read_tokens + stages.tokens)
         self._live = None
-        self.transcript.wake()
+        self.transcript.settle()
         self._show_keys()
         self.sidebar.current = self.branch.conversation
         self.sidebar.refresh_rows()
