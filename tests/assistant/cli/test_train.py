@@ -81,6 +81,19 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, text, capsys, arguments, s
     assert said in told.splitlines()[-1], told
 
 
+def test_a_vocabulary_is_used_again_and_a_strange_one_refused(tmp_path, text, capsys):
+    code, _, said = run(capsys, "train", text, "--output", tmp_path / "a", *SMALL, "--no-log")
+    assert code == 0, said
+    vocabulary = tmp_path / "a" / "tokenizer.json"
+    code, _, said = run(capsys, "train", text, "--output", tmp_path / "b", *SMALL, "--no-log", "--tokenizer", vocabulary)
+    assert code == 0 and (tmp_path / "b" / "tokenizer.json").read_bytes() == vocabulary.read_bytes(), said
+    strange = tmp_path / "strange.json"
+    strange.write_text(vocabulary.read_text("utf-8").replace("<|im_end|>", "<|odd|>"), "utf-8")
+    for path, wrong in ((strange, "lacks the token <|im_end|>"), (text, "is no tokenizer.json")):
+        code, _, said = run(capsys, "train", text, "--output", tmp_path / "c", *SMALL, "--no-log", "--tokenizer", path)
+        assert code == 2 and wrong in said, said
+
+
 def test_a_recipe_that_is_wrong_says_where(tmp_path, capsys):
     recipe = tmp_path / "r.toml"
     for content, said in (
