@@ -37,6 +37,8 @@ def test_a_model_is_trained_stored_noted_and_used(tmp_path, text, capsys):
         capsys, "ask", "--model", tmp_path / "m", "--raw", "今天天气", "--temperature", "0", "--max-tokens", "3", "--json"
     )
     assert code == 0 and json.loads(out)["model"]["name"] == "m", said
+    code, out, said = run(capsys, "--model", tmp_path / "m", "ask", "--raw", "今天天气", "--max-tokens", "1", "--json")
+    assert code == 0 and json.loads(out)["model"]["name"] == "m", said
     from assistant.paths import database_file
     from assistant.store.ledger import Ledger
 
