@@ -27,7 +27,7 @@ def trained(found, output):
 
 
 def test_a_few_sentences_are_learnt_in_seconds(tmp_path):
-    numbers = {"width": 32, "layers": 1, "heads": 2, "vocabulary": 420, "context": 24, "batch": 8, "steps": 120, "rate": 2e-2, "warmup": 5}
+    numbers = {"width": 32, "layers": 1, "heads": 2, "vocabulary": 420, "context": 24, "batch": 8, "steps": 60, "rate": 2e-2, "warmup": 5}
     source = Source(data_path("corpus", "sentences.txt"), split="line")
     engine, run = trained(recipe.read(None, numbers | {"validation": 0.0}, (source,)), tmp_path / "m")
     assert run.trainer.losses[-1] < 0.4 * run.trainer.losses[0]
