@@ -32,7 +32,8 @@ class GGUFSource:
         metadata = self.file.metadata
         template, stated = metadata.get("tokenizer.chat_template"), metadata.get("general.languages")
         self.template = template if isinstance(template, str) else None
-        self.chat_format = ""
+        named = metadata.get("pellucid.chat_format")
+        self.chat_format = named if isinstance(named, str) else ""
         self.languages = tuple(x for x in stated if isinstance(x, str)) if isinstance(stated, list) else ()
         self.arch = self.file.get("general.architecture", str)
         self.paired = self.arch == PAIRED

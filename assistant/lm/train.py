@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -162,7 +162,8 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
         fused = not spread.active()
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.rate, betas=(plan.beta1, plan.beta2), fused=fused)
-        self._run: Any = torch.compile(self.objective) if compiled else self.objective
+        for block in getattr(model, "blocks", ()) if compiled else ():
+            block.compile()  # block by block: one compilation serves all of them
 
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one. Raises UsageError when it belongs to another run."""
@@ -221,7 +222,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for i in range(plan.accumulate):
             with self._precision():
-                surprise = self._run(share.part(i, plan.accumulate).to(self.device))
+                surprise = self.objective(share.part(i, plan.accumulate).to(self.device))
             (surprise * (spread.size() / max(count, 1))).backward()  # gradients are averaged over processes
             total += surprise.detach()
         loss = float(spread.summed(total)) / max(count, 1)
@@ -251,6 +252,7 @@ class Trainer:
             count += int((batch.targets != IGNORE).sum())
             with self._precision():
                 total += self.objective(batch.part(spread.rank(), spread.size()).to(self.device))
+        spread.settle(self.objective)
         return float(spread.summed(total)) / max(count, 1)
 
     @torch.no_grad()
@@ -264,6 +266,7 @@ class Trainer:
             if best in self.end:
                 break
             out.append(best)
+        spread.settle(self.objective)
         return out
 
     def _precision(self) -> AbstractContextManager[object]:
