@@ -42,7 +42,7 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
         return _adapted(path, settings, progress)
     from assistant.lm.engine import Engine
 
-    return Engine.load(
+    engine = Engine.load(
         path,
         name=entry.name if entry else None,
         device=settings.device,
@@ -55,6 +55,32 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
         packed_folder=paths.cache_dir() / "packed",
         progress=progress,
     )
+    attach_probe(engine, progress)
+    return engine
+
+
+def attach_probe(engine: Engine, progress: Progress) -> None:
+    """Let the probe of this very model, the user's own before the shipped one, watch its replies; without one nothing does. A probe
+    that cannot be read is reported and left out: it informs, it does not decide.
+    """
+    from safety.probe import Probe, ProbeError
+    from safety.resources import data_path
+
+    for folder in (probe_folder(), data_path("safety")):
+        for path in sorted(folder.glob("probe*.npz")):
+            try:
+                probe = Probe.load(path)
+            except ProbeError as error:
+                progress(str(error), None)
+                continue
+            if probe.model == engine.info.sha256 and len(probe.weight) == engine.model.config.width:
+                engine.watch = lambda state, probe=probe: probe.risk(state.float().cpu().numpy())
+                return
+
+
+def probe_folder() -> Path:
+    """Where probes that the user trained are kept."""
+    return paths.data_dir() / "probes"
 
 
 def _adapted(folder: Path, settings: Settings, progress: Progress) -> Engine:

@@ -121,6 +121,9 @@ class ReplyToken:
     entropy: float
     """Of the model's distribution at this step, in nats."""
     candidates: tuple[Candidate, ...] = ()
+    risk: float | None = None
+    """How risky the reply looks to the model's probe after this token, 0 to 1; None without a probe, and for the last token, which
+    the model never reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+_PIECE = 3 << 10
+
 
 class AnchorIndex:
     """Finds its words in texts. Words that begin in ASCII share one expression, built as a tree of letters; others
@@ -16,11 +18,13 @@ class AnchorIndex:
         self._others = [word for word in distinct if not word[0].isascii()]
         self._tree = re.compile(f"(?=({_tree(latin)}))") if latin else None
         known = set(latin)
+        self._longest = max(map(len, latin), default=0)
         self._within = {word: [p for n in range(1, len(word)) if (p := word[:n]) in known] for word in latin}
 
     def present(self, text: str) -> set[str]:
         """The words that occur in `text`."""
-        found = {match[1] for match in self._tree.finditer(text)} if self._tree else set()
+        pieces = {text[i : i + _PIECE + self._longest] for i in range(0, len(text), _PIECE)}  # padding repeats itself
+        found = {match[1] for piece in pieces for match in self._tree.finditer(piece)} if self._tree else set()
         for word in list(found):  # the tree gives the longest word at a place
             found.update(self._within[word])
         if self._others and not text.isascii():

@@ -21,17 +21,46 @@ ROUND = {
     "bipia_indirect": 250, "cold_train": 3600, "cvalues_prompts": 664, "cyberseceval_frr": 250, "davidson": 600, "diasafety": 800,
     "forbidden_questions": 351, "gptfuzz_prompts": 127, "gptfuzz_responses": 1100, "hatemoji_build": 700, "hatexplain_train_partial": 1200,
     "jade": 1200, "jade_responses": 600, "jailbreak_llms": 445, "pyrit_jailbreak_templates": 150, "red_instruct": 1700, "sap200": 200,
-    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000,
+    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000, "requests": 0,
 }  # fmt: skip
 """Rows of each source in a round; a source with fewer is repeated, one with more takes turns."""
 
-LATE = 1.3
-"""A late round has so many times the rows of an early one."""
-CONTRAST = 5
-"""How often every contrast pair is shown in a late round."""
+MEANING = ROUND | {
+    "aisafetylab_zh_responses": 642, "benign_banking77": 300, "benign_bbh": 150, "benign_chatterbot": 400, "benign_clinc150": 700,
+    "benign_crosswoz": 300, "benign_gpteacher_responses": 1200, "benign_gpteacher_seed": 1600, "benign_gsm8k": 150, "benign_kdconv": 400,
+    "benign_plexpt_zh": 2500, "benign_roleplay_prompts": 900, "cold_train": 3600, "cyberseceval_frr": 377, "davidson": 900,
+    "diasafety": 2600, "gptfuzz_responses": 1900, "hatemoji_build": 900, "hatexplain_train_partial": 3000, "jade_responses": 990,
+    "pyrit_jailbreak_templates": 247, "sap200": 250, "toxic_spans_train": 900, "vicomtech_stormfront": 800, "frames": 6000,
+}  # fmt: skip
+"""The later rounds: fewer everyday questions, which it knows by then, more posts and more replies."""
+LAST = {name: round(rows * 0.5) for name, rows in MEANING.items()} | {"requests": 3000}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of training: the rows of each source, how often every contrast pair is shown, the rate (a share of the
+    highest one) at its beginning and at its end, and after how many steps it stops."""
+
+    mix: Mapping[str, int]
+    size: float = 1.0
+    contrast: int = 0
+    begin: float = 1.0
+    end: float = 1.0
+    steps: int | None = None
+
+
+PLAN = (
+    Round(ROUND, steps=598),
+    Round(ROUND, size=1.3, contrast=5, end=0.02, steps=624),
+    Round(MEANING, contrast=2, begin=0.35, end=0.35, steps=87),
+    Round(LAST, contrast=3, begin=0.35, end=0.01, steps=161),
+    Round(LAST, size=0.16, contrast=1, begin=0.23, end=0.01),
+)
+"""What the shipped weights were taught with."""
 _POST = 4.0  # labels.py trusts posts little, for the sake of the n-grams; a model that reads meaning may trust them more
 _JOINED = 0.08
 _PIECE = 700  # characters; more than the tokens that are read
+_WITH_PROMPT = 0.6  # of the replies whose prompt is known, so many are shown with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +72,8 @@ class Example:
     lesson: Lesson
     unsafe: bool
     weight: float
+    prompt: str = ""
+    """What the text answers, when it is read together with that."""
 
 
 class Curriculum:
@@ -52,40 +83,41 @@ class Curriculum:
         self._seed, self._contrast = seed, contrast
         self._sources: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
-            if row["set"] in ROUND and lesson(row) is not None:
+            if row["set"] in ROUND and lesson(row, with_prompt=bool(row.get("context"))) is not None:
                 self._sources.setdefault(row["set"], []).append(row)
         for name, source in sorted(self._sources.items()):
             random.Random(f"{seed} {name}").shuffle(source)
         self._plain = [row["text"] for row in self._sources.get("benign_clinc150", []) + self._sources.get("benign_plexpt_zh", [])]
 
-    def round(self, number: int, late: bool) -> list[Example]:
-        """The examples of round `number`, from 0; `late` adds the contrast pairs."""
-        rng = random.Random(f"{self._seed} round {number} {late}")
+    def round(self, number: int, plan: Round) -> list[Example]:
+        """The examples of round `number`, from 0."""
+        rng = random.Random(f"{self._seed} round {number} {plan.contrast > 0}")
         chosen: list[Mapping[str, Any]] = []
         for name, source in sorted(self._sources.items()):
-            start = number * ROUND[name]
-            count = round(ROUND[name] * (LATE if late else 1))
-            chosen += [source[(start + i) % len(source)] for i in range(count)]
+            start = number * plan.mix[name]
+            chosen += [source[(start + i) % len(source)] for i in range(round(plan.mix[name] * plan.size))]
         made = [self._example(row, rng) for row in chosen]
-        if late:
-            made += [self._example(row, rng, joined=0.0) for row in self._contrast for _ in range(CONTRAST)]
+        made += [self._example(row, rng, joined=0.0) for row in self._contrast for _ in range(plan.contrast)]
         rng.shuffle(made)
         return made
 
     def _example(self, row: Mapping[str, Any], rng: random.Random, joined: float = _JOINED) -> Example:
-        taught = lesson(row)
+        alone = lesson(row)
+        shown = bool(row.get("context")) and row["role"] == "response" and (alone is None or rng.random() < _WITH_PROMPT)
+        prompt = str(row["context"]) if shown else ""
+        taught = lesson(row, with_prompt=True) if shown else alone
         assert taught is not None
         text = base_view(row["text"]).text
         weight = taught.weight
         if len(text) > _PIECE:
             text, trust = _piece(text, row, rng)
             weight *= trust
-        if len(text) < 300 and self._plain and rng.random() < joined:  # something harmless before or after changes nothing
+        if len(text) < 300 and self._plain and not prompt and rng.random() < joined:  # something harmless before or after changes nothing
             other = base_view(rng.choice(self._plain)).text
             text = rng.choice([f"{other} {text}", f"{text} {other}", f"{other}\n\n{text}"])
         if row["role"] == "post":
             weight = min(1.0, weight * _POST) if row["label"] == "unsafe" else 0.6
-        return Example(text, row["role"], taught, row["label"] == "unsafe", weight)
+        return Example(text, row["role"], taught, row["label"] == "unsafe", weight, base_view(prompt).text)
 
 
 def _piece(text: str, row: Mapping[str, Any], rng: random.Random) -> tuple[str, float]:

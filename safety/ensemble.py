@@ -1,14 +1,16 @@
 """The classifier of the guard: character and word n-grams, and, where it is installed, the encoder that reads meaning.
 
-Both give every category a logit; for each role and language they are blended:
+Both give every category a logit; they are blended, for prompts, replies and replies that are read with their prompt
+(`answer`) in each language:
 
-    risk = w · [greatest n-gram logit, greatest encoder logit, encoder's "unsafe" logit] + b
+    risk = w · [greatest n-gram logit, greatest encoder logit, encoder's "unsafe" logit, log₂ windows] + b
     mₖ = w₁ · n-gramₖ + w₂ · encoderₖ          which category it is
     logitₖ = risk − (max m − mₖ)               the deciding category carries the whole risk, the others less
 
-The weights were fitted on rows kept aside from training (see MODEL_CARD.md). The n-grams read every window of a text.
-The encoder, which costs more, reads a text of up to two of its windows whole; of a longer one the beginning, the end
-and the window that the n-grams suspect most.
+The more windows a text has, the more chances has chance: hence the last of the four. The weights were fitted on rows kept
+aside from training (see MODEL_CARD.md). The n-grams read every window of a text. The encoder, which costs more, reads
+every window of a text of up to `MOST` of them (the worst `DEEP` of them to its last layer); of a longer one the beginning,
+the end and the windows that the n-grams suspect most.
 """
 
 from __future__ import annotations
@@ -32,10 +34,17 @@ QUIET = 0.2
 WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]")
 """A word, a Chinese character or a mark: what is explained as one piece."""
 _UNITS = 64
+_CHARACTERS = 12  # hardly any text has more characters to a token
 _KEPT = 2048  # texts whose encoder logits are remembered
-LONG, _LONG_FROM = 2.0, 260
-"""How much less a long prompt's risk is believed, and from how many characters on (the whole from twice as many). Hardly any long
-harmless prose was there to learn from, so length itself had become a sign of attack; chosen on the long documents of the dev file."""
+OVERLAP = 16
+"""Tokens that two windows share."""
+MOST, DEEP = 8, 2
+KINDS = ("prompt", "response", "answer")
+"""What is judged: an answer is a reply that is read with its prompt, which is done where a blend for it was fitted."""
+FLOOR = -6.0
+"""The n-grams cannot be surer than this that a text is harmless: in a long one their sum runs away."""
+FEATURES = 4
+"""What the risk is blended of, without b."""
 Span = tuple[int, int]
 
 
@@ -43,26 +52,28 @@ class Ensemble:
     """Scores of every category for a (folded) text."""
 
     def __init__(self, ngrams: Classifier, reader: Reader | None = None, blend: dict[str, list[float]] | None = None) -> None:
-        """`blend` maps `role.language` to the three weights and b; without a `reader` the n-grams decide alone."""
+        """`blend` maps `kind.language` to the four weights and b; without a `reader` the n-grams decide alone."""
         self.ngrams, self.reader, self._blend = ngrams, reader, blend or {}
         self.labels = ngrams.labels
-        self._seen: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, str], NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def scores(self, text: str, role: str, language: str, *, quick: bool = False, tail: bool = False) -> list[Score]:
-        """Every category's score and the characters it was read from. `quick` leaves the encoder out while the n-grams
-        see nothing; `tail` lets it read the end only (the beginning was read before)."""
+    def scores(self, text: str, role: str, language: str, *, prompt: str = "", quick: bool = False, tail: bool = False) -> list[Score]:
+        """Every category's score and the characters it was read from. A reply is read with its (folded) `prompt` where that
+        is given. `quick` leaves the encoder out while the n-grams see nothing; `tail` lets it read the end only (the
+        beginning was read before)."""
+        prompt = prompt if f"answer.{language}" in self._blend else ""
         alone = self.ngrams.scores(text, role, language)
         if self.reader is None or (quick and max(score.value for score in alone) < QUIET):
             return alone
         logit = np.array([_logit(score.value) for score in alone])
-        places = self._places(text, alone, tail)
-        read = self.read([text[start:end] for start, end in places], role)  # (windows, outputs)
+        places = self._places(text, alone, tail, prompt)
+        read = self.read([text[start:end] for start, end in places], role, prompt)  # (windows, outputs)
         best, names = read[:, :-1].argmax(0), self.labels
-        encoder, unsafe = read[:, :-1].max(0), float(read[:, -1].max())
-        risk, which = self._mix(logit, encoder, unsafe, role, language)
-        if role == "prompt":
-            risk -= LONG * min(1.0, max(0.0, sum(end - start for start, end in places) / _LONG_FROM - 1))
+        encoder = read[:, :-1].max(0)
+        weights = self._blend[kind(role, prompt, language)]
+        risk = float(np.dot(weights, [*_features(logit, read), 1.0]))
+        which = weights[0] * logit + weights[1] * encoder
         blended = risk - (which.max() - which)
         out = []
         for i, name in enumerate(names):
@@ -83,82 +94,90 @@ class Ensemble:
             found, bias = self.ngrams.explain(text[chosen.start : chosen.end], role, language, label)
             weights[chosen.start : chosen.start + len(found)] += found
             return weights, bias
-        first, second, third, _ = self._blend[f"{role}.{language}"]
+        first, second, third, *_ = self._blend[kind(role, "", language)]
         found, _ = self.ngrams.explain(text[chosen.start : chosen.end], role, language, label)
         weights[chosen.start : chosen.start + len(found)] += first * found
         column = self.labels.index(label)
         places = self._places(text, list(alone.values()), False)
-        mix = np.array([second * row[column] + third * row[-1] for row in self.read([text[a:b] for a, b in places], role)])
+        read = self.reader.logits([text[a:b] for a, b in places], role, whole=True)
+        mix = np.array([second * row[column] + third * row[-1] for row in read])
         start, end = places[int(mix.argmax())]
         piece = text[start:end]
         units = _units(piece)
         if units:
-            left = self.reader.logits([piece[:a] + piece[b:] for a, b in units], role)
+            left = self.reader.logits([piece[:a] + piece[b:] for a, b in units], role, whole=True)
             lost = mix.max() - (second * left[:, column] + third * left[:, -1])
             for (a, b), share in zip(units, lost, strict=True):
                 weights[start + a : start + b] += share / (b - a)
         value = next(s.value for s in self.scores(text, role, language) if s.label == label)
         return weights, _logit(value) - float(weights.sum())
 
-    def read(self, texts: Sequence[str], role: str) -> NDArray[np.float32]:
-        """The encoder's logits (texts, outputs) for pieces of at most its window. What was read lately is remembered."""
+    def read(self, texts: Sequence[str], role: str, prompt: str = "", *, together: bool = True) -> NDArray[np.float32]:
+        """The encoder's logits (texts, outputs) for pieces of at most its window, `together` windows of one text. What was
+        read lately is remembered."""
         assert self.reader is not None
         with self._lock:
-            missing = list(dict.fromkeys(text for text in texts if (role, text) not in self._seen))
+            missing = list(dict.fromkeys(text for text in texts if (role, prompt, text) not in self._seen))
             if missing:
-                for text, logits in zip(missing, self.reader.logits(missing, role), strict=True):
-                    self._seen[role, text] = logits
-            out = np.stack([self._seen[role, text] for text in texts])
+                most = DEEP if together and len(texts) > DEEP else None
+                for text, logits in zip(missing, self.reader.logits(missing, role, prompt=prompt, most=most), strict=True):
+                    self._seen[role, prompt, text] = logits
+            out = np.stack([self._seen[role, prompt, text] for text in texts])
             while len(self._seen) > _KEPT:
                 self._seen.popitem(last=False)
         return out
 
-    def parts(self, text: str, role: str, language: str) -> tuple[float, float, float]:
-        """What the risk is blended of: the greatest n-gram logit, the greatest encoder logit, "unsafe"."""
+    def parts(self, text: str, role: str, language: str, prompt: str = "") -> list[float]:
+        """What the risk is blended of (`FEATURES` numbers)."""
         alone = self.ngrams.scores(text, role, language)
-        read = self.read([text[start:end] for start, end in self._places(text, alone, False)], role)
-        return max(_logit(score.value) for score in alone), float(read[:, :-1].max()), float(read[:, -1].max())
+        places = self._places(text, alone, False, prompt)
+        read = self.read([text[start:end] for start, end in places], role, prompt)
+        return _features(np.array([_logit(score.value) for score in alone]), read)
 
-    def _mix(
-        self, ngrams: NDArray[np.float64], encoder: NDArray[np.float32], unsafe: float, role: str, language: str
-    ) -> tuple[float, NDArray[np.float64]]:
-        first, second, third, bias = self._blend[f"{role}.{language}"]
-        risk = first * float(ngrams.max()) + second * float(encoder.max()) + third * unsafe + bias
-        return risk, first * ngrams + second * encoder
-
-    def _places(self, text: str, alone: Sequence[Score], tail: bool) -> list[Span]:
+    def _places(self, text: str, alone: Sequence[Score], tail: bool, prompt: str = "") -> list[Span]:
         """The pieces that the encoder reads."""
         assert self.reader is not None
-        room = self.reader.room
+        room = self.reader.room(prompt)
         if len(text) <= room // 4:
             return [(0, len(text))]
+        reach = _CHARACTERS * room
         if tail:
-            _, offsets = self.reader.tokens(text[-12 * room :])
+            _, offsets = self.reader.tokens(text[-reach:])
             start = offsets[-room][0] if len(offsets) > room else 0
-            return [(max(0, len(text) - 12 * room) + start, len(text))]
-        _, first = self.reader.tokens(text[: 12 * room])
-        if len(first) <= room:
-            return [(0, min(len(text), 12 * room))]
-        if len(first) <= 2 * room and len(text) <= 12 * room:
-            return [(0, first[room - 1][1]), (first[len(first) - room][0], len(text))]
-        suspect = max(alone, key=lambda score: score.value)
-        middle = (suspect.start + suspect.end) // 2
-        start = max(0, middle - 2 * room)
-        _, around = self.reader.tokens(text[start : start + 6 * room])
-        return [
-            (0, first[room - 1][1] if len(first) >= room else len(text)),
-            (start, start + around[min(room, len(around)) - 1][1]) if around else (0, len(text)),
-            *self._places(text, alone, True),
-        ]
+            return [(max(0, len(text) - reach) + start, len(text))]
+        _, first = self.reader.tokens(text[: MOST * reach])
+        count = len(first)
+        if count <= room:
+            return [(0, min(len(text), MOST * reach))]
+        if count <= MOST * (room - OVERLAP) + OVERLAP and len(text) <= MOST * reach:
+            windows = -(-(count - OVERLAP) // (room - OVERLAP))  # so many, evenly spread
+            starts = [round(i * (count - room) / (windows - 1)) for i in range(windows)]
+            return [(first[a][0] if a else 0, first[a + room - 1][1] if a + room < count else len(text)) for a in starts]
+        chosen = {(0, first[room - 1][1]): None, self._places(text, alone, True, prompt)[0]: None}
+        for score in sorted(alone, key=lambda score: -score.value):
+            start = max(0, (score.start + score.end) // 2 - 2 * room)
+            _, around = self.reader.tokens(text[start : start + 6 * room])
+            if around and len(chosen) < MOST:
+                chosen[start, start + around[min(room, len(around)) - 1][1]] = None
+        return list(chosen)
 
     def prepare(self, texts: Sequence[str], role: str) -> None:
         """Read many short (folded) texts at once; single looks at them then find it done."""
         if self.reader is None:
             return
-        room = self.reader.room
-        whole = [t for t in texts if len(t) <= room // 4 or (len(t) <= 12 * room and len(self.reader.tokens(t)[0]) <= room)]
+        room = self.reader.room()
+        whole = [t for t in texts if len(t) <= room // 4 or (len(t) <= _CHARACTERS * room and len(self.reader.tokens(t)[0]) <= room)]
         if whole:
-            self.read(whole, role)
+            self.read(whole, role, together=False)
+
+
+def kind(role: str, prompt: str, language: str) -> str:
+    """Which blend is used."""
+    return f"{'answer' if prompt and role == 'response' else role}.{language}"
+
+
+def _features(ngrams: NDArray[np.float64], read: NDArray[np.float32]) -> list[float]:
+    return [max(float(ngrams.max()), FLOOR), float(read[:, :-1].max()), float(read[:, -1].max()), float(np.log2(len(read)))]
 
 
 def _units(text: str) -> list[Span]:

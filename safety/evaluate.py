@@ -28,7 +28,7 @@ class Judge(Protocol):
     """What is measured: the guard, or anything that gives verdicts in the same way."""
 
     def filter_prompt(self, text: str, /) -> Verdict: ...
-    def moderate(self, text: str, /) -> Verdict: ...
+    def moderate(self, text: str, /, *, prompt: str = "") -> Verdict: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ def evaluate(rows: Iterable[dict[str, Any]], judge: Judge, progress: Callable[[i
     labels, scores, actions, languages, times = [], [], [], [], []
     for number, row in enumerate(rows, 1):
         text = str(row["text"])
-        verdict = judge.moderate(text) if row.get("role") == "response" else judge.filter_prompt(text)
+        asked = str(row.get("context") or "")
+        verdict = judge.moderate(text, prompt=asked) if row.get("role") == "response" else judge.filter_prompt(text)
         labels.append(row["label"] == "unsafe")
         scores.append(max((s for c, s in verdict.categories.items() if c not in _CONCERNS), default=0.0))
         flagged = verdict.action in (Action.CAUTION, Action.BLOCK) and any(f.category not in _CONCERNS for f in verdict.findings)
@@ -163,7 +164,8 @@ def _row(r: dict[str, Any]) -> dict[str, Any] | None:
     if "user_input" in r and "toxicity" in r:  # ToxicChat
         return _as(r["user_input"], str(r["toxicity"]) == "1")
     if "response" in r and "is_safe" in r:  # BeaverTails
-        return _as(r["response"], str(r["is_safe"]).lower() == "false", "response")
+        row = _as(r["response"], str(r["is_safe"]).lower() == "false", "response")
+        return {**row, "context": str(r.get("prompt") or "")}
     if "TEXT" in r and "label" in r:  # COLD
         return _as(r["TEXT"], str(r["label"]) == "1", "post")
     if "toxic" in r and "content" in r:  # ToxiCN

@@ -1,8 +1,8 @@
 """Fine-tuning of the encoder: low-rank changes, norms, biases and heads; the trunk's own weights stay as they are.
 
-Warm-up, a constant rate, and a straight descent in the last rounds, which also bring the contrast pairs. A checkpoint
-every few minutes holds everything: training that was stopped goes on exactly where it was. The same seed, files, rounds
-and number of threads give the same weights.
+Warm-up, then each round's own rate (`curriculum.PLAN`); the later ones bring the contrast pairs. A checkpoint every few
+minutes holds everything: training that was stopped goes on exactly where it was. The same seed, files, rounds and number
+of threads give the same weights.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ import torch
 from torch import Tensor
 
 from safety.base_weights import BaseWeights
-from safety.curriculum import Curriculum, Example, batches
+from safety.curriculum import PLAN, Curriculum, Example, Round, batches
 from safety.encoder import ROLES, Trunk, encode, initial, pad, pool, tokenizer
 from safety.labels import LABELS
 from safety.reader import OUTPUTS
 
 RANK, TOKENS, BUDGET = 24, 104, 2048
-EARLY, LATE = 1, 1
-"""Rounds at the constant rate, and rounds of descent with the contrast pairs."""
-STEPS = 1222
-"""Training ends here, a little before the last round does: that is what the shipped weights had."""
+PROMPT = 32
+"""Tokens of the prompt that are read together with a reply."""
 _RATES = {"adapter": 1e-3, "norm": 3e-4, "head": 2e-3}
 _WARM = 150
 _SAVE_EVERY = 240.0  # seconds
@@ -42,9 +40,7 @@ def finetune(
     work: Path,
     *,
     seed: int = 0,
-    early: int = EARLY,
-    late: int = LATE,
-    steps: int = STEPS,
+    rounds: Sequence[Round] = PLAN,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Tensor]:
     """Train, or go on from the checkpoint in `work`; returns the parameters by name."""
@@ -60,20 +56,21 @@ def finetune(
     if done:
         say(f"going on after step {done}")
     step, total, seen, began, saved = 0, 0.0, 0, time.monotonic(), time.monotonic()
-    for number in range(early + late):
-        examples = curriculum.round(number, number >= early)
-        ids = _ids(split, trunk, [e.text for e in examples])
-        plan = list(batches([len(row) for row in ids], BUDGET, random.Random(f"{seed} order {number}")))
-        say(f"round {number + 1} of {early + late}: {len(examples)} examples, {sum(map(len, ids))} tokens, {len(plan)} steps")
-        for place, batch in enumerate(plan):
+    for number, plan in enumerate(rounds):
+        if plan.steps is not None and step + plan.steps <= done:  # all of it was done
+            step += plan.steps
+            continue
+        examples = curriculum.round(number, plan)
+        ids = [read_ids(split, trunk, e.text, e.prompt) for e in examples]
+        order = list(batches([len(row) for row in ids], BUDGET, random.Random(f"{seed} order {number}")))
+        say(f"round {number + 1} of {len(rounds)}: {len(examples)} examples, {sum(map(len, ids))} tokens, {len(order)} steps")
+        for place, batch in enumerate(order[: plan.steps]):
             step += 1
             if step <= done:
                 continue
-            if step > steps:
-                break
-            down = max(0.02, 1 - (number - early + place / len(plan)) / late) if number >= early else 1.0
+            share = plan.begin + (plan.end - plan.begin) * place / len(order)
             for group, rate in zip(optimizer.param_groups, _RATES.values(), strict=True):
-                group["lr"] = rate * min(1.0, step / _WARM) * down
+                group["lr"] = rate * min(1.0, step / _WARM) * share
             loss = _loss(trunk, parameters, [ids[i] for i in batch], [examples[i] for i in batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -81,12 +78,12 @@ def finetune(
             optimizer.step()
             total, seen = total + float(loss.detach()), seen + 1
             if step % 50 == 0:
-                say(f"step {step} ({place + 1} of {len(plan)}): loss {total / seen:.4f}, {(time.monotonic() - began) / seen:.2f} s a step")
+                say(f"step {step} ({place + 1} of {len(order)}): loss {total / seen:.4f}, {(time.monotonic() - began) / seen:.2f} s a step")
                 total, seen, began = 0.0, 0, time.monotonic()
             if time.monotonic() - saved > _SAVE_EVERY:
                 _save(checkpoint, step, parameters, optimizer)
                 saved = time.monotonic()
-    _save(checkpoint, min(step, steps), parameters, optimizer)
+    _save(checkpoint, step, parameters, optimizer)
     return {name: value.detach() for name, value in parameters.items()}
 
 
@@ -94,9 +91,11 @@ def _kind(name: str) -> str:
     return "head" if name.startswith("head") else "adapter" if name.endswith((".A", ".B")) else "norm"
 
 
-def _ids(split: Any, trunk: Trunk, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids with start and end, cut to what is read at once."""
-    return [[trunk.bos, *e.ids[: TOKENS - 2], trunk.eos] for e in split.encode_batch(list(texts), add_special_tokens=False)]
+def read_ids(split: Any, trunk: Trunk, text: str, prompt: str = "") -> list[int]:
+    """Token ids with start and end, cut to what is read at once; a prompt stands before its reply as the first of a pair."""
+    ids = split.encode(text, add_special_tokens=False).ids
+    before = [*split.encode(prompt, add_special_tokens=False).ids[:PROMPT], trunk.eos, trunk.eos] if prompt else []
+    return [trunk.bos, *before, *ids[: TOKENS - 2 - len(before)], trunk.eos]
 
 
 def _loss(trunk: Trunk, p: Mapping[str, Tensor], ids: Sequence[Sequence[int]], examples: Sequence[Example]) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 from safety import texts
 from safety.base_weights import BaseWeightsError
 from safety.classifier import Classifier, ClassifierError
-from safety.ensemble import Ensemble
+from safety.ensemble import FEATURES, KINDS, Ensemble
 from safety.explanation import Weight, explain
 from safety.filter import filter_prompt
 from safety.judge import deciding
@@ -138,6 +138,7 @@ def _with_encoder(ngrams: Classifier, base: Path, weights: Path) -> Ensemble:
     from safety.reader import Reader, read_weights
 
     blend = read_weights(weights)[1].get("blend", {})
-    if not isinstance(blend, dict) or {f"{r}.{lang}" for r in ("prompt", "response") for lang in ("zh", "en")} - set(blend):
+    needed = {f"{k}.{lang}" for k in KINDS[:2] for lang in ("zh", "en")}
+    if not isinstance(blend, dict) or needed - set(blend) or any(len(values) != FEATURES + 1 for values in blend.values()):
         raise BaseWeightsError(f"{weights}: the calibration is missing; install Pellucid again or run `pellucid safety train`")
     return Ensemble(ngrams, Reader.load(base, weights), blend)

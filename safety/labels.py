@@ -73,8 +73,8 @@ _BY_WORD: list[tuple[tuple[str, ...], str | None]] = [  # the first word found i
 ]
 
 
-def lesson(row: Mapping[str, str]) -> Lesson | None:
-    """What this row teaches, or None."""
+def lesson(row: Mapping[str, str], *, with_prompt: bool = False) -> Lesson | None:
+    """What this row teaches, or None. A reply that is shown together with the prompt that it answers can teach more."""
     if row["label"] == "safe":
         return SAFE
     category, source, kind = row.get("category") or "", row["set"], row["kind"]
@@ -90,6 +90,8 @@ def lesson(row: Mapping[str, str]) -> Lesson | None:
         return _only("hate" if kind == "hate" else "harassment", 0.15)
     if source == "diasafety":
         by_kind = {"Offending User": "harassment", "Biased Opinion": "hate"}
+        if with_prompt:
+            return _only(by_kind[category], 0.6) if category in by_kind else Lesson({}, any=True, weight=0.5)
         return _only(by_kind[category], 0.3) if category in by_kind else None
     for words, label in _BY_WORD:
         if any(word in category for word in words):

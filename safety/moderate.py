@@ -18,6 +18,7 @@ from safety import texts
 from safety.judge import combine, hidden_by, judge
 from safety.language import detect
 from safety.leak import LeakDetector
+from safety.normalize import base_view
 from safety.pii import Span
 from safety.policy import Policy
 from safety.redact import Vault, redact
@@ -29,6 +30,7 @@ READ_EVERY = 256
 """Bytes of new text after which the encoder reads the end of the reply even where nothing looks suspicious."""
 WINDOW = 800
 TAIL = 16
+_ASKED = 400  # characters of the prompt, more than the tokens that a reply is read with
 _SENTENCE = re.compile(r"[.!?;:\n。!?;!?;…]")
 _KEY_START, _KEY_END = "-----BEGIN", re.compile(r"-----END [A-Z ]{0,40}-----")
 _OPEN = re.compile(  # what may still grow into something that is hidden, at the end of the text
@@ -68,6 +70,7 @@ class Moderator:
     ) -> None:
         self._scanner, self._policy, self._stamp = scanner, policy, stamp
         self._prompt, self._language = prompt, language
+        self._asked = base_view(prompt[:_ASKED]).text
         self._leaks = LeakDetector(system)
         self._text = ""
         self._checked = 0  # the last checkpoint
@@ -136,7 +139,7 @@ class Moderator:
             return ""
         start = min(self._released, max(0, end - WINDOW))
         due = last or self._unread >= READ_EVERY
-        window = self._scanner.look(self._text[start:end], "response", quick=not due, tail=True)
+        window = self._scanner.look(self._text[start:end], "response", prompt=self._asked, quick=not due, tail=True)
         self._unread = 0 if due else self._unread
         leaks = self._leaks.find(self._text[start:end])
         seen = sorted([s for s in window.spans if not _within(s, leaks)] + leaks, key=lambda s: s.start)

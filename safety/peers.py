@@ -33,7 +33,9 @@ class Peer:
         action = Action.CAUTION if flagged else Action.ALLOW
         return Verdict(action, score, MappingProxyType({"attack": score}), flagged, policy=self.name, milliseconds=took)
 
-    moderate = filter_prompt
+    def moderate(self, text: str, /, *, prompt: str = "") -> Verdict:
+        """The same: these know texts only."""
+        return self.filter_prompt(text)
 
 
 def load_peer(name: str) -> Peer:

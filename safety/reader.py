@@ -1,5 +1,9 @@
 """The encoder as the guard uses it: trunk and changes merged into one weight a map, eight bits where the processor can.
 
+Most messages are harmless and look it. After the first layers a gate asks whether anything could be wrong; where it says
+no, reading stops there, and scores are estimated from those layers (early exit: Teerapittayanon et al. 2016). Of a long
+text only the windows that look worst are read to the end.
+
 Inputs of the linear maps are rounded with fixed steps, measured once in training, so that a text's scores do not depend
 on the texts it is read together with. Before rounding, every input channel is divided by a factor that its weights are
 multiplied with: large channels give up range to small ones (SmoothQuant, Xiao et al. 2023).
@@ -33,6 +37,10 @@ TOKENS = 128
 """Tokens read at once, start and end included."""
 GROUPS = {"in": ("q", "k", "v"), "ao": ("ao",), "fi": ("fi",), "fo": ("fo",)}
 """Maps that read the same input and are multiplied as one."""
+PROMPT = 32
+"""Tokens of the prompt that are read together with a reply."""
+EARLY = 2
+"""Layers before the gate."""
 _BUDGET = 1024  # padded tokens in a batch
 _LEVELS = 127.0  # half of what eight bits hold: sums of products stay inside sixteen bits, outliers have room above
 
@@ -45,6 +53,7 @@ class Reader:
         self._trunk, self._split = trunk, split
         self._p = {name: value for name, value in adapted.items() if not name.endswith((".A", ".B"))}
         eight = inputs is not None and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn")
+        self._gated = all(f"early.{role}.w" in adapted for role in ROLES)
         self._maps: dict[str, Callable[[Tensor], Tensor]] = {}
         for layer in range(trunk.layers):
             for group, names in GROUPS.items():
@@ -70,44 +79,78 @@ class Reader:
         except (KeyError, RuntimeError) as error:
             raise BaseWeightsError(f"{weights}: these weights do not fit the encoder ({error}); install Pellucid again") from error
 
-    @property
-    def room(self) -> int:
-        """Tokens of text that are read at once."""
-        return TOKENS - 2
+    def room(self, prompt: str = "") -> int:
+        """Tokens of text that are read at once, beside a prompt that is read with them."""
+        return TOKENS - 2 - len(self._before(prompt))
 
     def tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a (folded) text, without start and end, and the characters each stands for."""
         made = self._split.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
         return list(made.ids), list(made.offsets)
 
-    def logits(self, texts: Sequence[str], role: str) -> NDArray[np.float32]:
-        """(texts, OUTPUTS): uncalibrated logits of the beginning of each text, as far as it is read at once."""
+    def _before(self, prompt: str) -> list[int]:
+        """What stands before a reply: its prompt, as the first of a pair."""
+        return [*self.tokens(prompt[: 8 * PROMPT])[0][:PROMPT], self._trunk.eos, self._trunk.eos] if prompt else []
+
+    def logits(
+        self, texts: Sequence[str], role: str, *, prompt: str = "", whole: bool = False, most: int | None = None
+    ) -> NDArray[np.float32]:
+        """(texts, OUTPUTS): uncalibrated logits of the beginning of each text, as far as it is read at once, as a reply to
+        `prompt` where one is given. `whole` reads everything to the last layer; `most` at most so many of a batch."""
+        before, room = self._before(prompt), self.room(prompt)
         cut = [self._split.encode(text[: 8 * TOKENS], add_special_tokens=False).ids for text in texts]  # type: ignore[attr-defined]
-        return self.logits_of([ids[: TOKENS - 2] for ids in cut], role)
+        return self.logits_of([[*before, *ids[:room]] for ids in cut], role, whole=whole, most=most)
 
     @torch.inference_mode()
-    def logits_of(self, ids: Sequence[Sequence[int]], role: str) -> NDArray[np.float32]:
+    def logits_of(self, ids: Sequence[Sequence[int]], role: str, *, whole: bool = False, most: int | None = None) -> NDArray[np.float32]:
         """`logits` for token ids without start and end."""
-        whole = [[self._trunk.bos, *row, self._trunk.eos] for row in ids]
-        out = np.zeros((len(whole), len(OUTPUTS)), np.float32)
-        for batch in by_length(map(len, whole), _BUDGET):
-            out[batch] = self._heads(self.pooled([whole[i] for i in batch]), role).numpy()
+        rows = [[self._trunk.bos, *row, self._trunk.eos] for row in ids]
+        out = np.zeros((len(rows), len(OUTPUTS)), np.float32)
+        for batch in by_length(map(len, rows), _BUDGET):
+            out[batch] = self._read([rows[i] for i in batch], role, whole, most).numpy()
         return out
 
-    def pooled(self, whole: Sequence[Sequence[int]]) -> Tensor:
-        """(batch, 3 · width): what the heads read, for ids with start and end."""
-        ids, mask = pad(whole, self._trunk.pad)
-        return pool(self._encode(self._trunk.embed(ids), mask), mask)
+    def _read(self, rows: Sequence[Sequence[int]], role: str, whole: bool, most: int | None) -> Tensor:
+        ids, mask = pad(rows, self._trunk.pad)
+        x = self._trunk.embed(ids)
+        if whole or not self._gated:
+            return self._heads(pool(self._encode(x, mask), mask), role)
+        x = self._encode(x, mask, 0, EARLY)
+        guessed = F.linear(pool(x, mask), self._p[f"early.{role}.w"], self._p[f"early.{role}.b"])
+        out, gate = guessed[:, :-1].clone(), guessed[:, -1]
+        further = gate > 0
+        if most is not None and int(further.sum()) > most:
+            further &= gate >= gate.topk(most).values[-1]
+        if further.any():
+            x, mask = x[further], mask[further]
+            out[further] = self._heads(pool(self._encode(x, mask, EARLY), mask), role)
+        return out
+
+    @torch.inference_mode()
+    def pooled(self, texts: Sequence[str], role: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(texts, 3 · width) after the first layers, and the logits (texts, OUTPUTS) of the last: what the gate learns from."""
+        rows = [
+            [self._trunk.bos, *self._before(prompt), *self.tokens(text[: 8 * TOKENS])[0]]
+            for text, prompt in zip(texts, prompts, strict=True)
+        ]
+        rows = [[*row[: TOKENS - 1], self._trunk.eos] for row in rows]
+        early, late = torch.zeros(len(rows), 3 * self._trunk.shape.width), torch.zeros(len(rows), len(OUTPUTS))
+        for batch in by_length(map(len, rows), _BUDGET):
+            ids, mask = pad([rows[i] for i in batch], self._trunk.pad)
+            x = self._encode(self._trunk.embed(ids), mask, 0, EARLY)
+            early[batch] = pool(x, mask)
+            late[batch] = self._heads(pool(self._encode(x, mask, EARLY), mask), role)
+        return early, late
 
     def _heads(self, pooled: Tensor, role: str) -> Tensor:
         return F.linear(pooled, self._p[f"head.{role}.w"], self._p[f"head.{role}.b"])
 
-    def _encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """As `encoder.encode`, with merged maps."""
+    def _encode(self, x: Tensor, mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """As `encoder.encode`, with merged maps: the layers from `first` up to `last`."""
         batch, length, width = x.shape
         heads, epsilon = self._trunk.shape.heads, self._trunk.shape.epsilon
         bias = None if bool(mask.all()) else torch.zeros(batch, 1, 1, length).masked_fill(~mask[:, None, None], -math.inf)
-        for i in range(self._trunk.layers):
+        for i in range(first, self._trunk.layers if last is None else last):
             at = f"l{i}."
             q, k, v = self._maps[at + "in"](x).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(batch, length, width)

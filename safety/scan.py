@@ -46,8 +46,9 @@ class Scanner:
         self._written = squeezable(rules)
         self._squeezed = AnchorIndex(self._written)
 
-    def look(self, text: str, role: Role, *, quick: bool = False, tail: bool = False) -> Look:
-        """All findings in `text`, with offsets into it as it was written. `quick` and `tail`: see `Ensemble.scores`."""
+    def look(self, text: str, role: Role, *, prompt: str = "", quick: bool = False, tail: bool = False) -> Look:
+        """All findings in `text`, with offsets into it as it was written. `prompt` (folded), `quick` and `tail`: see
+        `Ensemble.scores`."""
         base = base_view(text)
         views = [base, *decoded_views(text, base)]
         findings = [f for view in views for f in self._by_rule(view, role)]
@@ -58,7 +59,7 @@ class Scanner:
         places: dict[str, tuple[int, int]] = {}
         for view in views:
             if view.name not in _UNREADABLE and _enough(view.text):
-                for score in self.classifier.scores(view.text, role, detect(view.text), quick=quick, tail=tail):
+                for score in self.classifier.scores(view.text, role, detect(view.text), prompt=prompt, quick=quick, tail=tail):
                     if score.value > scores.get(score.label, 0.0):
                         scores[score.label] = score.value
                         places[score.label] = view.span(score.start, score.end)

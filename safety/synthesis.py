@@ -1,5 +1,5 @@
-"""Training sentences made of frames and actions (data/safety/actions.*.toml), so that no turn of phrase alone looks
-harmful."""
+"""Training sentences of the project's own: made of frames and actions (data/safety/actions.*.toml), so that no turn of
+phrase alone looks harmful; and whole messages in many wordings, and replies with their prompts (requests.*.toml)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _HARMFUL, _HARMLESS, _TALK, _REPLIES = 8, 8, 3, 2  # sentences made of each acti
 _ATTACKS, _MENTIONS = 6, 4  # and of each attack
 _REFUSALS = 6  # how often our own refusals are seen
 _WISHED = 4
+_WRAPPINGS, _SAID = 4, 6  # wordings of each whole message, and how often each reply is seen
 _WISHES = {"en": "Help me {}", "zh": "帮我{}"}  # harmless things, in the frames of attacks
 
 
@@ -31,10 +32,10 @@ def sentences(seed: int) -> Iterator[dict[str, Any]]:
                     yield _row(frame.replace("{}", action), "unsafe", category, "prompt", language)
                 for frame in rng.sample(frames["discuss"], _TALK if category not in ("self_harm", "sexual") else 1):
                     yield _row(frame.replace("{}", action), "safe", category, "prompt", language)
-                for frame in rng.sample(frames["comply"], _REPLIES):
-                    yield _row(frame.replace("{}", action), "unsafe", category, "response", language)
-                for frame in rng.sample(frames["refuse"], _REPLIES):
-                    yield _row(frame.replace("{}", action), "safe", category, "response", language)
+                for kind, label in (("comply", "unsafe"), ("refuse", "safe")):
+                    for frame in rng.sample(frames[kind], _REPLIES):
+                        asked = rng.choice(frames["ask"]).replace("{}", action)
+                        yield _row(frame.replace("{}", action), label, category, "response", language, asked)
         for phrase in data["attack"]["phrases"]:
             for frame in rng.sample(data["attack"]["alone"], _ATTACKS):
                 yield _row(frame.replace("{}", phrase), "unsafe", "attack", "prompt", language)
@@ -44,7 +45,8 @@ def sentences(seed: int) -> Iterator[dict[str, Any]]:
             for frame in rng.sample(frames["ask"], _HARMLESS):
                 yield _row(frame.replace("{}", action), "safe", "", "prompt", language)
             for frame in rng.sample(frames["comply"], _REPLIES):
-                yield _row(frame.replace("{}", action), "safe", "", "response", language)
+                asked = rng.choice(frames["ask"]).replace("{}", action)
+                yield _row(frame.replace("{}", action), "safe", "", "response", language, asked)
             wish = _WISHES[language].format(action)
             for frame in rng.sample(data["attack"]["alone"], _WISHED) + rng.sample(data["attack"]["mention"], 1):
                 yield _row(frame.replace("{}", wish), "safe", "", "prompt", language)
@@ -52,7 +54,24 @@ def sentences(seed: int) -> Iterator[dict[str, Any]]:
         yield _row(text, "safe", "", "response", "")
 
 
-def _row(text: str, label: str, category: str, role: str, language: str) -> dict[str, Any]:
+def requests(seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of the whole messages, each in several wrappings, and of the replies; the same for the same seed."""
+    rng = random.Random(f"{seed} requests")
+    for language in ("en", "zh"):
+        data = tomllib.loads(data_path("safety", f"requests.{language}.toml").read_text("utf-8"))
+        groups = [("unsafe", name, found) for name, found in data["unsafe"].items()] + [("safe", "", data["safe"]["all"])]
+        for label, category, found in groups:
+            for message in found:
+                for frame in rng.sample(data["wrap"]["any"], _WRAPPINGS):
+                    text = frame.replace("{}", message).replace("{l}", message[0].lower() + message[1:])
+                    yield {**_row(text, label, category, "prompt", language), "set": "requests"}
+        for prompt, unsafe, safe in data["replies"]["pairs"] * _SAID:
+            for text, label in ((unsafe, "unsafe"), (safe, "safe")):
+                if text:
+                    yield {**_row(text, label, "", "response", language, prompt), "set": "requests"}
+
+
+def _row(text: str, label: str, category: str, role: str, language: str, prompt: str = "") -> dict[str, Any]:
     kind = "borderline_safe" if label == "safe" else "harmful_request"
     return {
         "text": text,
@@ -62,4 +81,5 @@ def _row(text: str, label: str, category: str, role: str, language: str) -> dict
         "lang": language,
         "kind": kind,
         "set": "frames",
+        "context": prompt,
     }

@@ -1,7 +1,7 @@
 """Training of the encoder from the data files to the shipped weights: `train_encoder(…)`. One seed, one result.
 
-Fine-tune (`finetune`), measure the rounding steps (`reader.measure_inputs`), fit how far n-grams and encoder are
-believed (`calibrate.fit_blend`) on rows that taught neither, write it all into one file.
+Fine-tune (`finetune`), measure the rounding steps (`reader.measure_inputs`), fit the gate (`gate.fit_gate`) and how far
+n-grams and encoder are believed (`calibrate.fit_blend`) on rows that taught neither, write it all into one file.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor
 from safety.base_weights import BaseWeights
 from safety.calibrate import fit_blend
 from safety.classifier import Classifier
-from safety.curriculum import Curriculum, contrast_rows
+from safety.curriculum import PLAN, Curriculum, Example, contrast_rows
 from safety.encoder import LAYERS, Trunk, tokenizer
 from safety.ensemble import Ensemble
-from safety.finetune import EARLY, LATE, RANK, STEPS, finetune
+from safety.finetune import RANK, finetune
+from safety.gate import fit_gate
 from safety.normalize import base_view
 from safety.reader import Reader, measure_inputs, read_weights, write_weights
-from safety.synthesis import sentences
+from safety.synthesis import requests, sentences
 from safety.train import held_out, read
 
 _MEASURED = 200  # texts that the rounding steps are measured on
@@ -40,8 +41,6 @@ def train_encoder(
     *,
     dev: Sequence[Path] = (),
     extra: Sequence[Path] = (),
-    early: int = EARLY,
-    late: int = LATE,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Write the encoder's weights to `output`; training that was interrupted goes on from `work`. `extra` are the
@@ -52,10 +51,11 @@ def train_encoder(
         (aside if held_out(row) else taught).append(row)
     own = contrast_rows(read(extra))
     say(f"{len(taught)} rows to learn from, {len(own)} of our own, {len(aside)} kept aside")
-    curriculum = Curriculum([*taught, *sentences(seed)], own, seed)
+    curriculum = Curriculum([*taught, *sentences(seed), *requests(seed)], own, seed)
     weights = BaseWeights(base)
-    parameters = finetune(curriculum, weights, work, seed=seed, early=early, late=late, say=say)
-    return finish(parameters, weights, output, ngrams, [*aside, *read(dev)], {"seed": seed, "rounds": [early, late], "steps": STEPS}, say)
+    parameters = finetune(curriculum, weights, work, seed=seed, say=say)
+    examples = curriculum.round(len(PLAN), PLAN[-1])
+    return finish(parameters, weights, output, ngrams, examples, [*aside, *read(dev)], {"seed": seed, "rounds": len(PLAN)}, say)
 
 
 def finish(
@@ -63,16 +63,19 @@ def finish(
     base: BaseWeights,
     output: Path,
     ngrams: Path,
+    examples: Sequence[Example],
     aside: Sequence[dict[str, Any]],
     facts: dict[str, Any],
     say: Say,
 ) -> dict[str, Any]:
-    """Rounding steps, calibration, file: what comes after the fine-tuning."""
+    """Rounding steps, gate, calibration, file: what comes after the fine-tuning."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order
     texts = [base_view(row["text"]).text[:600] for row in random.Random(0).sample(list(aside), min(_MEASURED, len(aside)))]
     inputs = measure_inputs(Trunk(base), parameters, tokenizer(base), texts)
     facts = {"layers": LAYERS, "rank": RANK, **facts}
+    write_weights(output, parameters, inputs, facts)
+    parameters = {**parameters, **fit_gate(Reader.load(base.path, output), examples, facts["seed"], say)}
     write_weights(output, parameters, inputs, facts)
     blend, measured = calibrate(output, base.path, ngrams, aside, say)
     digest = write_weights(output, parameters, inputs, {**facts, "blend": blend})

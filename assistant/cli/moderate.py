@@ -23,7 +23,7 @@ AT_ONCE = 64
 
 @click.command()
 @click.argument("text", required=False)
-@click.option("--jsonl", metavar="FILE|-", help="One object a line: text, role (prompt or response).")
+@click.option("--jsonl", metavar="FILE|-", help="One object a line: text, role (prompt or response); a response may have its prompt.")
 @click.option("--role", type=click.Choice(["prompt", "response"]), default="prompt", help="What TEXT is.")
 @click.option("--policy", help="The safety policy: strict, balanced, open.")
 @click.option("--explain", "with_tokens", is_flag=True, help="Add `tokens`: how much each piece of the text weighed.")
@@ -50,7 +50,7 @@ def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None,
         progress, done = Progress(), 0
         for batch in _batches(_checked(rows(jsonl), role)):
             for kind in ("prompt", "response"):
-                guard.prepare([clean_intake(row["text"]) for row in batch if row["role"] == kind], kind)
+                guard.prepare([clean_intake(row["text"]) for row in batch if row["role"] == kind and not row.get("prompt")], kind)
             for row in batch:
                 click.echo(json.dumps(judge(row["text"], row["role"], str(row.get("prompt", ""))), ensure_ascii=sys.stdout.isatty()))
             done += len(batch)

@@ -73,6 +73,42 @@ def calibrate(data: tuple[str, ...], dev: tuple[str, ...], ngrams: str, encoder:
     click.echo(json.dumps(report, indent=2, ensure_ascii=False))
 
 
+@safety.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option("--model", help="The model that the probe is for: a name or a file. Default: the one in use.")
+@click.option("--output", metavar="FILE", help="Where the probe goes (.npz). Default: the user's data folder, where it is found again.")
+@click.option("--replies", type=click.IntRange(40), default=1600, show_default=True, help="How many replies of DATA are read.")
+@json_option
+def probe(data: tuple[str, ...], model: str | None, output: str | None, replies: int, as_json: bool) -> None:
+    """Train a probe on a model's hidden states: how risky a reply looks, token by token.
+
+    DATA: labelled replies as for `train`; the project's own are added. Prints what the probe adds to the guard on replies kept aside.
+    """
+    from assistant.loading import load_engine, load_guard, probe_folder
+    from assistant.probing import train as run
+    from safety.probe import ProbeError
+    from safety.synthesis import requests, sentences
+    from safety.train import read
+
+    settings, progress = load_settings(model=model), Progress()
+    try:
+        rows = [*(row for file in data for row in read([existing(file)])), *sentences(0), *requests(0)]
+        engine, guard = load_engine(settings, progress), load_guard(settings, progress)
+        progress.done()
+        made, report = run(rows, engine, guard, say, most=replies)
+    except (ValueError, ProbeError) as error:
+        raise UsageError(str(error)) from error
+    finally:
+        progress.done()
+    target = Path(output) if output else probe_folder() / f"probe-{engine.info.sha256[:16]}.npz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    report |= {"file": str(target), "sha256": made.save(target)}
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+
+
 def _base() -> Path:
     """The encoder's trunk, fetched when it is missing."""
     from assistant.lm import catalog, pull

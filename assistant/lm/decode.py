@@ -188,6 +188,7 @@ class DenseDecoder:
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
         self.head = head_product(model, quick=packed is not None)
+        self.state = torch.zeros(1, model.config.width)
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
@@ -198,6 +199,7 @@ class DenseDecoder:
         everything = torch.ones(1, 1, 1, at + 1, dtype=torch.bool, device=cache.device)
         h = self.model(one, positions=torch.full_like(one, at), mask=everything, cache=cache)
         cache.advance([token])
+        self.state = h[0]
         return self.head(h[0])[0]
 
 
@@ -221,6 +223,8 @@ class Decoder:
         layers = [_layer(i, cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)
+        self.state = torch.zeros(1, model.config.width)
+        """The hidden state (1, D) after the last norm of the token that was read last, for probes."""
         c = model.config
         self.scale = c.embedding_scale
         self.rotary = self._table(c, cache, local=False)
@@ -239,6 +243,7 @@ class Decoder:
             h = h * self.scale
         h = self.run(h, self.rotary[at], self.local[at], cache.layers, at)
         cache.advance([token])
+        self.state = h
         return self.head(h)[0]
 
     @torch.inference_mode()

@@ -66,6 +66,8 @@ class Engine:
         self._begin = tuple(begin)
         self._watts = watts_per_core
         self._fresh = True
+        self.watch: Callable[[Tensor], float] | None = None
+        """What is told of every token from its hidden state (D,): a probe's risk. Not part of the model."""
 
     @classmethod
     def load(
@@ -195,6 +197,7 @@ class Engine:
     ) -> Generation:
         """`generate` for plain ids; the reply ends at any of `eos`."""
         load_seconds, self._fresh = (self.load_seconds if self._fresh else 0.0), False
+        watch = self.watch
         return Generation(
             ids,
             sampling,
@@ -206,6 +209,7 @@ class Engine:
             meter=self.meter(),
             load_seconds=load_seconds,
             cancel=cancel,
+            watch=None if watch is None else lambda: watch(self._decoder.state[0]),
         )
 
     def generate_batch(

@@ -117,7 +117,10 @@ class Generation:
         meter: Meter,
         load_seconds: float = 0.0,
         cancel: threading.Event | None = None,
+        watch: Callable[[], float] | None = None,
     ) -> None:
+        """`watch` tells how risky the reply looks after the token that was read last."""
+        self._watch = watch
         self.prompt_tokens = len(prompt_ids)
         self.cached_tokens = 0
         self._prompt = list(prompt_ids)
@@ -160,6 +163,8 @@ class Generation:
                 if writer.ended:
                     break
                 logits = self._decode(writer.reply[-1])
+                if self._watch is not None and writer.pending is not None:
+                    writer.pending = replace(writer.pending, risk=self._watch())
         except Exception:
             if writer.pending is not None:
                 yield writer.pending  # the reply so far is kept, whatever happened

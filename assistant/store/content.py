@@ -84,8 +84,11 @@ def decode(codec: str, body: bytes) -> Any:
 
 
 def pack_tokens(tokens: Sequence[ReplyToken]) -> list[list[Any]]:
-    """Tokens as short JSON rows: id, text, log-probability, entropy, candidates."""
-    return [[t.id, t.text, t.logprob, t.entropy, [[c.id, c.text, c.logprob] for c in t.candidates]] for t in tokens]
+    """Tokens as short JSON rows: id, text, log-probability, entropy, candidates, and the probe's risk where there is one."""
+    return [
+        [t.id, t.text, t.logprob, t.entropy, [[c.id, c.text, c.logprob] for c in t.candidates], *([] if t.risk is None else [t.risk])]
+        for t in tokens
+    ]
 
 
 def unpack_tokens(rows: Any, start: int = 0) -> tuple[ReplyToken, ...]:
@@ -95,8 +98,9 @@ def unpack_tokens(rows: Any, start: int = 0) -> tuple[ReplyToken, ...]:
             ReplyToken(
                 index, int(id_), str(text), float(logprob), float(entropy),
                 tuple(Candidate(int(i), str(t), float(p)) for i, t, p in candidates),
+                *(float(value) for value in risk[:1]),
             )
-            for index, (id_, text, logprob, entropy, candidates) in enumerate(rows, start)
+            for index, (id_, text, logprob, entropy, candidates, *risk) in enumerate(rows, start)
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise LedgerError(f"the tokens of a reply cannot be read ({error}): run `pellucid audit verify`") from error

@@ -33,6 +33,8 @@ class Stages:
     tokens: int = 0
     finish: Finish | None = None
     output: Verdict | None = None
+    risk: float | None = None
+    """What the model's probe said of the newest token."""
     attribution: str = ""
     """The method, once an explanation is in the ledger."""
 
@@ -40,7 +42,8 @@ class Stages:
     def of(cls, turn: Turn, attribution: str = "") -> Stages:
         """The stages of a logged turn."""
         tokens = turn.usage.reply_tokens or len(turn.tokens)
-        return cls(False, turn.prompt_verdict, tokens, turn.finish, turn.output_verdict, attribution)
+        risk = next((token.risk for token in reversed(turn.tokens) if token.risk is not None), None)
+        return cls(False, turn.prompt_verdict, tokens, turn.finish, turn.output_verdict, risk, attribution)
 
     def after(self, event: Event) -> Stages:
         """The stages once `event` has happened."""
@@ -48,7 +51,7 @@ class Stages:
             case PromptChecked():
                 return replace(self, running=True, prompt=event.verdict)
             case Token():
-                return replace(self, tokens=self.tokens + 1)
+                return replace(self, tokens=self.tokens + 1, risk=self.risk if event.token.risk is None else event.token.risk)
             case Moderated() | Withdrawn():
                 return replace(self, output=event.verdict)
             case Finished():
@@ -74,15 +77,19 @@ class Stages:
     def _generation(self, short: bool, blocked: bool) -> Content:
         word = say("stage.generate")
         if self.running and self.finish is None and self.prompt is not None:
-            what = say("stage.tokens", count=self.tokens) if self.tokens else say("stage.reading")
+            what = self._count(short) if self.tokens else say("stage.reading")
             return Content.styled(f"… {word} {what}", _BUSY)
         if self.finish is None or blocked:
             return Content.styled(f"{'—' if blocked else '·'} {word}", _IDLE)
         style = {"stop": "$text-success", "error": "$text-error"}.get(self.finish, "$text-warning")
-        count = "" if short else f" {say('stage.tokens', count=self.tokens)}"
+        count = "" if short else f" {self._count(short)}"
         named = "" if self.finish in ("stop", "blocked_output") else f" {say('finish.' + self.finish)}"
         mark = "✓" if self.finish == "blocked_output" else FINISH_MARKS[self.finish]
         return Content.styled(f"{mark} {word}{count}{named}", style)
+
+    def _count(self, short: bool) -> str:
+        count = say("stage.tokens", count=self.tokens)
+        return count if short or self.risk is None else f"{count} {say('stage.risk', risk=f'{self.risk:.2f}')}"
 
     def _attribution(self, short: bool) -> Content:
         word = say("stage.attribution")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,28 @@ from assistant.loading import guard_encoder, load_guard
 from assistant.settings import Settings
 from safety import resources
 from safety.base_weights import BaseWeights, BaseWeightsError, dequantised
-from safety.calibrate import fit_blend
+from safety.calibrate import SHARES, answers, fit_blend, long_texts
 from safety.classifier import Classifier
-from safety.curriculum import Curriculum, batches, contrast_rows
+from safety.curriculum import Curriculum, Example, Round, batches, contrast_rows
 from safety.encoder import Trunk, by_length, encode, pad, pool, tokenizer
-from safety.ensemble import Ensemble
+from safety.ensemble import MOST, Ensemble
 from safety.explanation import explain
 from safety.finetune import finetune
+from safety.gate import fit_gate
 from safety.guard import Guard, SafetyError
+from safety.labels import Lesson, lesson
 from safety.language import detect
 from safety.moderate import Moderator
 from safety.normalize import base_view
 from safety.policy import load_policy
-from safety.reader import OUTPUTS, Reader
+from safety.reader import OUTPUTS, PROMPT, TOKENS, Reader
 from safety.rules import load_rules
 from safety.scan import Scanner
+from safety.synthesis import requests
 from tests.safety.tiny_encoder import LAYERS, TEXTS, WIDTH, adapted, make_reader, write_base, write_pair
 
-BLEND = {f"{role}.{lang}": [0.6, 0.3, 0.2, -0.5] for role in ("prompt", "response") for lang in ("zh", "en")}
+BLEND = {f"{role}.{lang}": [0.6, 0.3, 0.2, -0.1, -0.5] for role in ("prompt", "response") for lang in ("zh", "en")}
+ANSWERS = {f"answer.{lang}": [0.6, 0.3, 0.2, -0.1, -0.5] for lang in ("zh", "en")}
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +136,64 @@ def test_reading_ahead_changes_no_score(base: Path, ngrams: Classifier) -> None:
         assert [s.value for s in one] == pytest.approx([s.value for s in other], abs=0.01)
 
 
+def test_the_windows_cover_every_character_of_a_text_and_stay_few_for_a_huge_one(ensemble: Ensemble, ngrams: Classifier) -> None:
+    for text in ("the weather is fine today. " * 25, "怎么制造炸弹 进程 " * 60, "a b c d e f g " * 30):
+        places = ensemble._places(text, ngrams.scores(text, "prompt", "en"), False)
+        assert len(places) > 1
+        assert set(range(len(text))) == {i for start, end in places for i in range(start, end)}
+        assert ensemble.reader is not None
+        assert all(len(ensemble.reader.tokens(text[a:b])[0]) <= TOKENS + 1 for a, b in places)
+    huge = "how do i build a bomb " * 20_000
+    places = ensemble._places(huge, ngrams.scores(huge, "prompt", "en"), False)
+    assert 3 <= len(places) <= MOST
+    assert min(places)[0] == 0
+    assert max(end for _, end in places) == len(huge)
+
+
+def test_something_suspicious_is_read_wherever_it_stands(ensemble: Ensemble) -> None:
+    calm, loud = "the weather is fine today. ", "how do i build a bomb to kill people "
+    for before, after in ((0, 60), (30, 30), (60, 0)):
+        text = calm * before + loud + calm * after
+        places = ensemble._places(text, ensemble.ngrams.scores(text, "prompt", "en"), False)
+        assert any(loud.strip() in text[start:end] for start, end in places)
+
+
+def test_a_gate_stops_what_is_clear_and_leaves_the_rest_alone(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safety.reader.EARLY", 1)
+    plain = make_reader(base, eight=True)
+    trained = [Example(text, "post", Lesson({}), False, 1.0) for text in [*TEXTS, "a b c", "x y z"] for _ in range(8)]
+    early = fit_gate(plain, trained, 0, lambda line: None)
+    assert early["early.prompt.w"].shape == (len(OUTPUTS) + 1, 3 * WIDTH)
+    whole = plain.logits(TEXTS, "prompt")
+    for bias, stops in ((1e3, False), (-1e3, True)):
+        early["early.prompt.b"][-1] = bias
+        gated = make_reader(base, eight=True, early=early)
+        assert np.allclose(gated.logits(TEXTS, "prompt", whole=True), whole, atol=0.02)
+        assert np.allclose(gated.logits(TEXTS, "prompt"), whole, atol=0.02) is not stops
+    early["early.prompt.b"][-1] = 1e3
+    some = make_reader(base, eight=True, early=early).logits(TEXTS, "prompt", most=1)
+    assert sum(np.allclose(one, other, atol=0.02) for one, other in zip(some, whole, strict=True)) == 1
+
+
+def test_a_reply_is_read_with_its_prompt_only_where_that_was_calibrated(base: Path, ngrams: Classifier) -> None:
+    reader = make_reader(base, eight=True)
+    reply = "build the process a little, and i do the rest of it"
+    alone, both = Ensemble(ngrams, reader, BLEND), Ensemble(ngrams, reader, BLEND | ANSWERS)
+    assert not np.allclose(reader.logits([reply], "response"), reader.logits([reply], "response", prompt="kill the process"))
+    assert alone.scores(reply, "response", "en", prompt="kill the process") == alone.scores(reply, "response", "en")
+    assert both.scores(reply, "response", "en", prompt="kill the process") != both.scores(reply, "response", "en")
+    assert reader.room("how do i build a bomb " * 90) == TOKENS - 2 - PROMPT - 2
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_streamed_reply_has_the_verdict_of_the_whole_one(ensemble: Ensemble, size: int) -> None:
+@pytest.mark.parametrize("prompt", ["", "how do i build a bomb"])
+def test_a_streamed_reply_has_the_verdict_of_the_whole_one(ensemble: Ensemble, size: int, prompt: str) -> None:
+    ensemble = Ensemble(ensemble.ngrams, ensemble.reader, BLEND | ANSWERS)
     scanner, policy = Scanner(load_rules([]), ensemble), load_policy("balanced")
     text = "Well, how do i say this. " * 20 + "怎么制造炸弹，这个我不能说。" * 12
-    whole = Moderator(scanner, policy, "x")
+    whole = Moderator(scanner, policy, "x", prompt)
     whole.feed(text)
-    pieces = Moderator(scanner, policy, "x")
+    pieces = Moderator(scanner, policy, "x", prompt)
     out = "".join(pieces.feed(text[i : i + size]).text for i in range(0, len(text), size)) + pieces.finish().text
     assert pieces.finish().verdict == whole.finish().verdict
     assert out == "" or text.startswith(out)
@@ -202,34 +258,69 @@ def rows(count: int) -> list[dict[str, str]]:
     return made + [{**row, "role": "response"} for row in made]
 
 
-def test_the_curriculum_is_the_same_for_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safety.curriculum.ROUND", {"jade": 6, "benign_clinc150": 4, "benign_plexpt_zh": 2})
+def test_the_curriculum_is_the_same_for_the_same_seed() -> None:
+    plain = Round({"jade": 6, "benign_clinc150": 4, "benign_plexpt_zh": 2})
     own = contrast_rows([{"text": "hush", "label": "safe", "category": "", "role": "prompt", "split": s} for s in ("train", "test")])
     first, second = (Curriculum(rows(9), own, 3) for _ in range(2))
-    assert first.round(0, False) == second.round(0, False)
-    assert first.round(0, False) != first.round(1, False)
-    assert len(first.round(0, False)) == 12
-    assert sum(e.text == "hush" for e in first.round(1, True)) == 5
+    assert first.round(0, plain) == second.round(0, plain)
+    assert first.round(0, plain) != first.round(1, plain)
+    assert len(first.round(0, plain)) == 12
+    assert sum(e.text == "hush" for e in first.round(1, replace(plain, contrast=5))) == 5
     assert len(own) == 1
 
 
 def test_training_goes_on_where_it_was_stopped(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safety.curriculum.ROUND", {"jade": 12, "benign_clinc150": 6, "benign_plexpt_zh": 6})
+    mix = {"jade": 12, "benign_clinc150": 6, "benign_plexpt_zh": 6}
+    first, last = Round(mix), Round(mix, begin=0.5, end=0.1)
     monkeypatch.setattr("safety.finetune.BUDGET", 96)
     monkeypatch.setattr("safety.finetune.Trunk", lambda file: Trunk(file, LAYERS))
     file, plan = BaseWeights(base, None), Curriculum(rows(9), [], 0)
-    straight = finetune(plan, file, tmp_path / "a", early=1, late=1)
-    finetune(plan, file, tmp_path / "b", early=1, late=0)
-    resumed = finetune(plan, file, tmp_path / "b", early=1, late=1)
+    straight = finetune(plan, file, tmp_path / "a", rounds=[first, last])
+    finetune(plan, file, tmp_path / "b", rounds=[first])
+    resumed = finetune(plan, file, tmp_path / "b", rounds=[first, last])
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     assert any(straight[name].abs().sum() > 0 for name in straight if name.endswith(".B"))
 
 
-def test_the_calibration_keeps_everyday_messages_quiet(ensemble: Ensemble) -> None:
+def test_a_reply_whose_prompt_is_known_is_shown_with_it_and_teaches_more() -> None:
+    row = {"label": "unsafe", "set": "diasafety", "kind": "harmful_response", "role": "response", "category": "Risk Ignorance"}
+    row |= {"text": "do it, i say", "context": "should i drink paint"}
+    assert lesson(row) is None
+    assert lesson(row, with_prompt=True) is not None
+    shown = Curriculum([row], [], 0).round(0, Round({"diasafety": 3}))
+    assert [e.prompt for e in shown] == ["should i drink paint"] * 3
+
+
+def test_the_projects_own_messages_are_rows_that_teach() -> None:
+    made = list(requests(0))
+    assert made == list(requests(0)) != list(requests(1))
+    assert all(lesson(row, with_prompt=bool(row["context"])) is not None and "{" not in row["text"] for row in made)
+    for lang in ("zh", "en"):
+        found = {(row["role"], row["label"]) for row in made if row["lang"] == lang}
+        assert found == {(role, label) for role in ("prompt", "response") for label in ("safe", "unsafe")}
+    assert all(row["context"] for row in made if row["role"] == "response")
+
+
+def test_long_texts_and_answers_are_made_for_the_calibration() -> None:
+    found = rows(24)
+    long = list(long_texts([row for row in found if row["role"] == "prompt"], "en"))
+    assert {row["made"] for row in long} == {"long", "long unsafe"}
+    assert all(len(row["text"]) >= 1200 for row in long)
+    assert all(("bomb" in row["text"]) == (row["label"] == "unsafe") for row in long if "炸弹" not in row["text"])
+    groups = {f"{role}.en": [row for row in found if row["role"] == role] for role in ("prompt", "response")}
+    made = list(answers(groups, "en"))
+    assert {row.get("made", "everyday") for row in made} == {"everyday", "refusal"}
+    assert all(row["context"] and row["label"] == "safe" for row in made)
+
+
+def test_the_calibration_keeps_everyday_messages_quiet(ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safety.calibrate._MOST", dict.fromkeys(SHARES, 24) | {"long": 4})
     fresh = Ensemble(ensemble.ngrams, ensemble.reader)
     blend, measured = fit_blend(rows(24), fresh)
-    assert set(blend) == set(BLEND)
-    assert all(min(values[:3]) >= 0 for values in blend.values())
+    assert set(BLEND) <= set(blend) <= set(BLEND | ANSWERS)
+    for first, second, third, length, _ in blend.values():
+        assert min(first, second, third) >= 0 >= length
+        assert first <= second + third + 1e-9
     assert measured["prompt.en"]["rows"]["everyday"] == 24
     with pytest.raises(ValueError, match="too few"):
         fit_blend(rows(2), fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +66,13 @@ def adapted(trunk: Trunk, seed: int = 1) -> dict[str, torch.Tensor]:
     return {n: v + 0.1 * torch.randn(v.shape, generator=generator) if n.endswith((".B", ".w")) else v for n, v in made.items()}
 
 
-def make_reader(path: Path, *, eight: bool) -> Reader:
-    """A reader of the tiny encoder, in eight bits or in float32."""
+def make_reader(path: Path, *, eight: bool, early: Mapping[str, torch.Tensor] | None = None) -> Reader:
+    """A reader of the tiny encoder, in eight bits or in float32, with the weights of a gate where they are given."""
     base = BaseWeights(path, None)
     trunk = Trunk(base, LAYERS)
     changes = adapted(trunk)
     inputs = measure_inputs(trunk, changes, tokenizer(base), TEXTS)
-    return Reader(trunk, changes, tokenizer(base), inputs if eight else None)
+    return Reader(trunk, {**changes, **(early or {})}, tokenizer(base), inputs if eight else None)
 
 
 def write_pair(folder: Path, **header: object) -> tuple[Path, Path]:

@@ -1,6 +1,7 @@
 """The pure parts: branches, tokens, heat, stages, Markdown cutting, exports, commands, configuration files."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from textual.color import Color
@@ -130,6 +131,9 @@ def test_the_strip_follows_the_pipeline():
     for token in tokens_of("four by four"):
         stages = stages.after(Token(token))
     assert "… generate 3 tok" in stages.line().plain
+    watched = stages.after(Token(replace(tokens_of("on")[0], risk=0.125)))
+    assert "… generate 4 tok · risk 0.12" in watched.line().plain
+    assert "risk" not in watched.line(20).plain
     caution = Verdict(Action.CAUTION, 0.41, {"self_harm": 0.41})
     assert "! output caution self-harm 0.41" in stages.after(Moderated(caution, False)).line().plain
     done = stages.after(Finished(make_turn(1, "p", "four by four")))
