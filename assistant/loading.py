@@ -51,7 +51,7 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
         context_length=settings.context,
         watts_per_core=settings.watts_per_core,
         languages=entry.languages if entry else None,
-        chat_format=entry.chat_format if entry else "",
+        chat_format=entry.chat_format if entry else settings.chat_format,
         packed_folder=paths.cache_dir() / "packed",
         progress=progress,
     )

@@ -27,6 +27,8 @@ class Settings:
     """auto, cpu, cuda, cuda:1, mps. `auto` takes CUDA, then MPS, then the CPU."""
     dtype: str = "auto"
     """auto, float32, bfloat16, float16, int8, int4: the numbers the model computes with."""
+    chat_format: str = ""
+    """How messages are laid out for a model of your own whose chat template is unknown: chatml, llama3, gemma; empty: by the template."""
     threads: int = 0
     """CPU threads for the model; 0 takes as many as there are cores."""
     policy: str = "balanced"

@@ -58,7 +58,7 @@ def exercise(model: Transformer, device: torch.device) -> None:
     slots.add(cache)
     slots.add(cache)
     slots.lengths[1] = 9
-    assert batch._step(model, slots, [1, 2]).device.type == device.type
+    assert batch.step(decode, slots, [1, 2])[0].device.type == device.type
     slots.remove(0)
     # what explanations do
     scorer = ReplyScorer(model, [1, 2, 3, 4], [5, 6])

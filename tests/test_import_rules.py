@@ -40,7 +40,7 @@ def test_the_model_knows_no_safety_store_or_screen():
 LIGHT = [
     ["--help"], ["--version"], ["chat", "--help"], ["ask", "--help"], ["explain", "--help"], ["moderate", "--help"],
     ["models", "list"], ["models", "path"], ["config", "show"], ["config", "paths"], ["audit", "--help"], ["audit", "list"],
-    ["safety", "--help"], ["bench", "--help"],
+    ["safety", "--help"], ["bench", "--help"], ["train", "--help"], ["finetune", "--help"], ["evaluate", "--help"],
 ]  # fmt: skip
 
 

@@ -144,6 +144,34 @@ def tui(turns: int, as_json: bool) -> None:
         click.echo("\n".join(measure.table(figures)))
 
 
+@bench.command()
+@click.option("--peer", is_flag=True, help="In turn with transformers training the same model, when it is installed.")
+@click.option("--width", type=int, default=192, show_default=True)
+@click.option("--layers", type=int, default=4, show_default=True)
+@click.option("--heads", type=int, default=3, show_default=True)
+@click.option("--batch", type=int, default=24, show_default=True)
+@click.option("--context", type=int, default=64, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps of a round.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile ours first.")
+@rounds_option
+@json_option
+def train(
+    peer: bool, width: int, layers: int, heads: int, batch: int, context: int, steps: int, compiled: bool, rounds: int, as_json: bool
+) -> None:
+    """Tokens a second, memory and energy of training a Transformer."""
+    from dataclasses import replace
+
+    from assistant.benchmarks import train as measure
+    from assistant.cli.train import prepare
+    from assistant.lm.engine import pick_device
+
+    settings = load_settings()
+    prepare("cpu", settings.threads, pick_device)
+    sizes = replace(measure.SIZES, width=width, layers=layers, heads=heads)
+    plan = replace(measure.PLAN, batch=batch, context=context)
+    show(measure.bench(sizes, plan, rounds, steps, peer=peer, compiled=compiled, watts=settings.watts_per_core), as_json)
+
+
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The figures on stdout: one line each, or one JSON object."""
     if as_json:

@@ -26,7 +26,7 @@ model_option = click.option("--model", metavar="NAME|PATH", help="A model of `pe
 
 
 def model_options(command: F) -> F:
-    """--model, --device, --dtype, --threads, --policy, --unsafe-no-moderation."""
+    """--model, --device, --dtype, --chat-format, --threads, --policy, --unsafe-no-moderation."""
     for option in (
         click.option(
             "--unsafe-no-moderation",
@@ -36,6 +36,7 @@ def model_options(command: F) -> F:
             help="Check nothing, neither prompt nor reply; every turn and the log say so.",
         ),
         click.option("--policy", help="The safety policy: strict, balanced, open."),
+        click.option("--chat-format", help="How messages are laid out for a model of your own: chatml, llama3, gemma, …"),
         click.option("--threads", type=int, help="Processor threads; 0 takes all."),
         click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4."),
         click.option("--device", help="auto, cpu, cuda, mps."),

@@ -1,4 +1,4 @@
-"""`pellucid evaluate`: how good is what this program says of a model?"""
+"""`pellucid evaluate`: how good is a model, and what this program says of it?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 import click
 
 from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
+from assistant.cli.evaluate_lm import architectures, lm
 from assistant.errors import UsageError
 
 
 @click.group()
 def evaluate() -> None:
-    """Measure quality on data: how faithful explanations are."""
+    """Measure quality on data: how faithful explanations are, how good a language model is."""
+
+
+evaluate.add_command(lm)
+evaluate.add_command(architectures)
 
 
 @evaluate.command()

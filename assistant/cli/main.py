@@ -50,13 +50,16 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pellucid", prog_name="pellucid")
+@click.option("--model", metavar="NAME|PATH", help="The model for the command that follows (or for the chat).")
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, model: str | None) -> None:
     """A terminal chat assistant you can see through: local, filtered, moderated, explained, logged."""
+    if model:
+        ctx.default_map = {name: {"model": model} for name in COMMANDS}
     if ctx.invoked_subcommand is None:
         command = cli.get_command(ctx, "chat")
         assert command is not None
-        ctx.invoke(command)
+        ctx.invoke(command, **({"model": model} if model else {}))
 
 
 def main(arguments: list[str] | None = None) -> None:

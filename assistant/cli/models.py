@@ -10,6 +10,7 @@ import click
 
 from assistant import paths
 from assistant.cli.common import Progress, echo_json, json_option
+from assistant.cli.export import export
 from assistant.cli.main import say
 from assistant.errors import ModelError
 from assistant.lm import catalog, pull
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 @click.group()
 def models() -> None:
     """List, fetch, inspect and remove models."""
+
+
+models.add_command(export)
 
 
 @models.command("list")

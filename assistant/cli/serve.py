@@ -27,7 +27,7 @@ def serve(port: int, host: str, sessions: int, **flags: str | None) -> None:
         from assistant.web.server import GuardedServer
     except ImportError as error:
         raise UsageError("the browser needs an extra: pip install 'pellucid[serve]'") from error
-    given = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
+    given = [part for name, value in flags.items() if value is not None for part in (f"--{name.replace('_', '-')}", str(value))]
     command = shlex.join([sys.executable, "-c", "from assistant.cli.main import main; main()", "chat", *given])
     server = GuardedServer(command, host=host, port=port, sessions=sessions)
     click.echo(server.address)

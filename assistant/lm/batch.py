@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from assistant.lm.config import Config
+from assistant.lm.decode import Decoder, DenseDecoder
 from assistant.lm.generate import Writer
 from assistant.lm.kv_cache import KVCache
-from assistant.lm.transformer import Transformer
 from assistant.turn import Finish, ReplyToken, Sampling
 
 
@@ -88,26 +88,25 @@ class _Sequence:
 
 
 def run(
-    model: Transformer,
+    decoder: Decoder | DenseDecoder,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
     *,
     prefill: Callable[[Sequence[int]], tuple[Tensor, int]],
-    cache: KVCache,
-    head: Callable[[Tensor], Tensor],
     writer: Callable[[Sequence[int], Sampling], Writer],
     slots: int,
     cancel: threading.Event | None = None,
 ) -> Iterator[BatchReply]:
     """The replies to `prompts`, each as soon as it has ended.
 
-    model: reads one token of every sequence. prefill and cache: the engine's, for whole prompts. head: hidden state (1, D) → scores (1, V).
+    decoder: the engine's; it reads one token of every sequence. prefill: the engine's, for whole prompts, into the decoder's cache.
     Setting `cancel` ends those in flight (`finish` = `stopped`) and starts no more.
     """
     waiting = list(range(len(prompts)))[::-1]
     active: list[_Sequence] = []
     room = max((len(p) + s.max_tokens for p, s in zip(prompts, samplings, strict=True)), default=1)
-    store = SlotCache(model.config, min(slots, max(len(prompts), 1)), min(room, cache.capacity) + 1, cache.device)
+    cache = decoder.cache
+    store = SlotCache(cache.config, min(slots, max(len(prompts), 1)), min(room, cache.capacity) + 1, cache.device)
     while (waiting or active) and not (cancel is not None and cancel.is_set()):
         while waiting and len(active) < slots:
             index = waiting.pop()
@@ -121,9 +120,8 @@ def run(
                 active.append(one)
         if not active:
             continue
-        hidden = _step(model, store, [one.writer.reply[-1] for one in active])
-        for one, state in zip(active, hidden, strict=True):
-            _take(one, head(state)[0])
+        for one, state in zip(active, step(decoder, store, [one.writer.reply[-1] for one in active]), strict=True):
+            _take(one, decoder.head(state)[0])
         for row in range(len(active) - 1, -1, -1):
             if active[row].writer.ended:
                 yield _finished(active[row])
@@ -135,10 +133,15 @@ def run(
 
 
 @torch.inference_mode()
-def _step(model: Transformer, store: SlotCache, tokens: list[int]) -> Tensor:
-    """Hidden states (B, 1, D) of one new token of each sequence."""
-    positions, mask = store.begin()
-    hidden: Tensor = model(torch.tensor(tokens).to(store.device).unsqueeze(1), positions=positions, mask=mask, cache=store)
+def step(decoder: Decoder | DenseDecoder, store: SlotCache, tokens: list[int]) -> list[Tensor]:
+    """Hidden states (1, D) after one new token of each sequence."""
+    if isinstance(decoder, Decoder):
+        rows = [[layer[:, row] for layer in store.layers] for row in range(len(tokens))]
+        hidden = decoder.rows(tokens, rows, store.lengths)
+    else:
+        positions, mask = store.begin()
+        ids = torch.tensor(tokens).to(store.device).unsqueeze(1)
+        hidden = list(decoder.model(ids, positions=positions, mask=mask, cache=store))
     store.advance()
     return hidden
 

@@ -1,7 +1,7 @@
 """How a conversation is laid out for a model: which control tokens stand between the messages.
 
-The formats are ours, chosen by the SHA-256 of the template that the model file carries. No template is ever executed: templates are
-programs in an untrusted file. A model with an unknown template is refused for chat (`--raw` still works).
+The formats are ours, chosen by the SHA-256 of the template that the model file carries, or named by a person or by the file. No template
+is ever executed: templates are programs in an untrusted file. A model with an unknown template is refused for chat (`--raw` still works).
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class ChatFormat:
     """What the assistant's message is made to begin with."""
     control: tuple[str, ...] = ()
     """The control tokens it needs in the vocabulary."""
+    trim: bool = False
+    """Whether messages lose the spaces and line breaks at their ends."""
+    folds_system: bool = False
+    """The model knows no system role: the system prompt is the beginning of the first message, with an empty line after it."""
 
     def render(self, messages: Sequence[Message], tokenizer: ByteTokenizer) -> list[Piece]:
         """The conversation as pieces, ending where the assistant's reply begins."""
@@ -66,12 +70,15 @@ class ChatFormat:
         else:
             offset = 0
         pieces = self._markup(self.begin, tokenizer)
+        joined = False  # to a system prompt that opened the message
         for number, message in enumerate(messages):
             origin = number - offset if number >= offset else FORMAT
-            pieces += self._markup(self.open(message.role), tokenizer)
+            if not joined:
+                pieces += self._markup(self.open("user" if self.folds_system and message.role == "system" else message.role), tokenizer)
             role = message.role if origin != FORMAT else None
-            pieces += [Piece(i, role, origin) for i in tokenizer.encode(message.text)]
-            pieces += self._markup(self.close, tokenizer)
+            pieces += [Piece(i, role, origin) for i in tokenizer.encode(message.text.strip() if self.trim else message.text)]
+            joined = self.folds_system and message.role == "system" and number + 1 < len(messages)
+            pieces += self._markup(["\n\n"] if joined else self.close, tokenizer)
         return pieces + self._markup([*self.open("assistant"), *self.prelude], tokenizer)
 
     def _markup(self, parts: Sequence[str], tokenizer: ByteTokenizer) -> list[Piece]:
@@ -102,8 +109,17 @@ FORMATS: dict[str, ChatFormat] = {
         _chatml("chatml-smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
         _chatml("chatml-qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
         _chatml("chatml-qwen3", think=True),
+        ChatFormat(  # Llama 3; 3.1 and later put two dates before the system prompt, which a person can write there
+            "llama3", lambda role: ["<|start_header_id|>", role, "<|end_header_id|>", "\n\n"], ["<|eot_id|>"],
+            begin=("<|begin_of_text|>",), trim=True,
+            control=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        ),
+        ChatFormat(  # Gemma 2 and 3
+            "gemma", lambda role: ["<start_of_turn>", "model\n" if role == "assistant" else role + "\n"], ["<end_of_turn>", "\n"],
+            begin=("<bos>",), trim=True, folds_system=True, control=("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        ),
     )
-}
+}  # fmt: skip
 
 BY_TEMPLATE = {"872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788": "chatml-smollm2"}
 """SHA-256 of a chat template → the format that renders the same."""
@@ -118,9 +134,13 @@ def choose(name: str, template: str | None, tokenizer: ByteTokenizer, model: str
         if not template:
             raise ModelError(f"{model} has no chat template: it continues text, so use it with --raw")
         name = BY_TEMPLATE.get(hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest(), "")
+    elif name not in FORMATS:
+        raise ModelError(f"there is no chat format {name!r}: choose {', '.join(FORMATS)}")
     found = FORMATS.get(name)
     if found is None:
-        raise ModelError(f"{model} has a chat template that Pellucid does not know: use it with --raw, or choose another model")
+        raise ModelError(
+            f"{model} has a chat template that Pellucid does not know: name its format with --chat-format, or use it with --raw"
+        )
     if not found.fits(tokenizer):
         raise ModelError(f"{model}: the vocabulary lacks the control tokens of its {found.name} format: fetch the model again")
     return found

@@ -65,6 +65,8 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
     tensors = {f"p/{name}": whole(p) for p, name in names.items() if p.requires_grad}
     for p, entry in optimizer.state.items():
         tensors |= {f"o/{names[p]}/{key}": whole(value) for key, value in entry.items() if isinstance(value, Tensor)}
+    if any(p.is_cuda for p in names):
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
     return tensors | {"random": torch.get_rng_state()}
 
 
@@ -89,6 +91,8 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
         if entry:
             optimizer.state[p] = entry
     torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random_cuda"])
 
 
 def _fill(into: Tensor, full: Tensor) -> None:

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_LAYERS, MAX_VOCABULARY = 10_000, 10_000_000  # what is laid out before the weights are looked at must be bounded
+
 Activation = Literal[
     "silu",  # x · σ(x)
     "gelu",  # x · Φ(x), with the tanh approximation of Φ (Hendrycks & Gimpel 2016, arXiv:1606.08415)
@@ -137,6 +139,8 @@ class Config:
         )
         if min(sizes) < 1:
             raise ValueError("every size of a model must be at least 1")
+        if self.n_layers > MAX_LAYERS or self.vocab_size > MAX_VOCABULARY:
+            raise ValueError(f"{self.n_layers} layers and {self.vocab_size} tokens are more than any model has")
         if self.n_heads % self.n_kv_heads or self.head_width % 2:
             raise ValueError(f"{self.n_heads} heads of width {self.head_width} do not fit {self.n_kv_heads} key-value heads")
         if self.windowed and (len(self.windowed) != self.n_layers or self.window < 1):

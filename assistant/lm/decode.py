@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assistant.lm.head import head_product
 from assistant.lm.kv_cache import KVCache
-from assistant.lm.packed_linear import Int8Linear, packed_view
+from assistant.lm.packed_linear import Int8Linear, is_int8, packed_view
 from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
 from assistant.lm.weights import PackedBlock
 
-Product = Callable[[Tensor], Tensor]
 EAGER = "PELLUCID_EAGER"
 """Set this environment variable to run the decoder as plain Python."""
 
@@ -47,6 +47,10 @@ class Layer(NamedTuple):
     down: Matrix
     q_norm: Tensor | None
     k_norm: Tensor | None
+    post_attention_norm: Tensor | None
+    post_ffn_norm: Tensor | None
+    window: int
+    """0: all positions."""
 
 
 def product(x: Tensor, matrix: Matrix) -> Tensor:
@@ -62,7 +66,7 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
 
 
 def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of each head: x (heads, d)."""
+    """RMSNorm of each row: x (heads, d)."""
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
@@ -80,44 +84,82 @@ class Step(nn.Module):
         self.register_buffer("eps", torch.full((1, 1), config.norm_eps, device=norm.device))
         self.heads, self.kv, self.d, self.ffn = config.n_heads, config.n_kv_heads, config.head_width, config.ffn_width
         self.mean, self.norm_eps = 1.0 / config.width, config.norm_eps
+        self.scale: float | None = config.query_scale or None
+        self.gelu = config.activation == "gelu"
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
 
-    def forward(self, h: Tensor, turn: Tensor, stores: list[Tensor], at: int) -> Tensor:
-        """h (1, D): the token's embedding; turn: its row of the rotary table; stores: per layer (2, K, size, d), written at `at`.
+    def forward(self, h: Tensor, turn: Tensor, local: Tensor, stores: list[Tensor], at: int) -> Tensor:
+        """h (1, D): the token's embedding; turn, local: its rows of the rotary tables, the second for layers with a window; stores: per
+        layer (2, K, size, d), written at `at`.
 
         Returns the hidden state (1, D) after the last norm.
         """
-        heads, kv, d, ffn, eps, mean = self.heads, self.kv, self.d, self.ffn, self.eps, self.mean
         for i in range(len(self.layers)):
             layer = self.layers[i]
-            # x / √(mean(x²) + ε): the sum of squares and the ε in one matrix product
-            x = h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * layer.attention_norm
-            x = product(x, layer.qkv).view(heads + 2 * kv, d)
-            q_norm, k_norm = layer.q_norm, layer.k_norm
-            if q_norm is not None and k_norm is not None:
-                x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
-                x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
-            qk = x.narrow(0, 0, heads + kv)
-            if self.complex:
-                torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(turn)
-            else:
-                pairs = qk.view(heads + kv, d // 2, 2)
-                a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), turn.select(-1, 0), turn.select(-1, 1)
-                qk.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
-            store = stores[i]
-            store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
-            seen = store.narrow(2, 0, at + 1)
-            q, k, v = qk.narrow(0, 0, heads).view(1, heads, 1, d), seen.select(0, 0).unsqueeze(0), seen.select(0, 1).unsqueeze(0)
-            heard = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-            h = h + product(heard.view(1, heads * d), layer.out)
-            x = h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * layer.ffn_norm
-            x = product(x, layer.gate_up)
-            h = h + product(F.silu(x.narrow(1, 0, ffn)).mul_(x.narrow(1, ffn, ffn)), layer.down)
-        return h * torch.addmm(eps, h, h.t(), alpha=mean).rsqrt_() * self.norm
+            x = product(self.normed(h, layer.attention_norm), layer.qkv)
+            heard = self.hear(x, layer, local if layer.window > 0 else turn, stores[i], at)
+            h = self.joined(h, product(heard, layer.out), layer.post_attention_norm)
+            x = product(self.normed(h, layer.ffn_norm), layer.gate_up)
+            h = self.joined(h, product(self.gated(x), layer.down), layer.post_ffn_norm)
+        return self.normed(h, self.norm)
+
+    def rows(
+        self, hs: list[Tensor], turns: list[Tensor], locals_: list[Tensor], stores: list[list[Tensor]], ats: list[int]
+    ) -> list[Tensor]:
+        """`forward` for one token each of several sequences, in lockstep: only the matrix products are shared, so that every row has
+        the bits it would have alone wherever a product's rows have them (the quantised kernels' do)."""
+        for i, layer in enumerate(self.layers):
+            xs = together([self.normed(h, layer.attention_norm) for h in hs], layer.qkv)
+            angles = locals_ if layer.window > 0 else turns
+            heard = [self.hear(x, layer, angle, store[i], at) for x, angle, store, at in zip(xs, angles, stores, ats, strict=True)]
+            hs = [self.joined(h, y, layer.post_attention_norm) for h, y in zip(hs, together(heard, layer.out), strict=True)]
+            xs = together([self.normed(h, layer.ffn_norm) for h in hs], layer.gate_up)
+            ys = together([self.gated(x) for x in xs], layer.down)
+            hs = [self.joined(h, y, layer.post_ffn_norm) for h, y in zip(hs, ys, strict=True)]
+        return [self.normed(h, self.norm) for h in hs]
+
+    def normed(self, h: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm of h (1, D): the sum of squares and the ε in one matrix product."""
+        return h * torch.addmm(self.eps, h, h.t(), alpha=self.mean).rsqrt_() * weight
+
+    def joined(self, h: Tensor, y: Tensor, after: Tensor | None) -> Tensor:
+        """The residual stream with `y`, normalised first where the family does that."""
+        return h + (y if after is None else head_norm(y, after, self.norm_eps))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """(1, 2F) → (1, F)."""
+        gate, up = x.narrow(1, 0, self.ffn), x.narrow(1, self.ffn, self.ffn)
+        return (F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)).mul_(up)
+
+    def hear(self, x: Tensor, layer: Layer, angles: Tensor, store: Tensor, at: int) -> Tensor:
+        """Attention of one token: x (1, (H + 2K) · d), its queries, keys and values → (1, H · d); keys and values go into `store`."""
+        heads, kv, d = self.heads, self.kv, self.d
+        x = x.view(heads + 2 * kv, d)
+        q_norm, k_norm = layer.q_norm, layer.k_norm
+        if q_norm is not None and k_norm is not None:
+            x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
+            x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
+        qk = x.narrow(0, 0, heads + kv)
+        if self.complex:
+            torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(angles)
+        else:
+            pairs = qk.view(heads + kv, d // 2, 2)
+            a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
+            qk.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
+        store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
+        first = max(at + 1 - layer.window, 0) if layer.window > 0 else 0
+        seen = store.narrow(2, first, at + 1 - first)
+        q, k, v = qk.narrow(0, 0, heads).view(1, heads, 1, d), seen.select(0, 0).unsqueeze(0), seen.select(0, 1).unsqueeze(0)
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale, enable_gqa=True).view(1, heads * d)
 
 
-Run = Callable[[Tensor, Tensor, list[Tensor], int], Tensor]
+def together(xs: list[Tensor], matrix: Matrix) -> list[Tensor]:
+    """`product` of several rows at once."""
+    return [y.clone() for y in product(torch.cat(xs), matrix).split(1)]  # type: ignore[no-untyped-call]
+
+
+Run = Callable[[Tensor, Tensor, Tensor, list[Tensor], int], Tensor]
 
 
 def accelerated(step: Step) -> Run:
@@ -133,52 +175,19 @@ def accelerated(step: Step) -> Run:
 
     unoptimised = torch.jit.optimized_execution  # type: ignore[attr-defined]
 
-    def run(h: Tensor, turn: Tensor, stores: list[Tensor], at: int) -> Tensor:
+    def run(h: Tensor, turn: Tensor, local: Tensor, stores: list[Tensor], at: int) -> Tensor:
         with unoptimised(False):  # the optimiser would compile again on the second call and win nothing here
-            return cast(Tensor, scripted(h, turn, stores, at))
+            return cast(Tensor, scripted(h, turn, local, stores, at))
 
     return run
 
 
-SHORTLIST = 64
-"""How many of the likeliest tokens get their exact scores."""
-
-
-def dense_product(weight: Tensor) -> Product:
-    """x (1, in) float32 → (1, out) float32 through a dense matrix in its own precision."""
-    matrix = Matrix(weight, None, None)
-    return lambda x: product(x, matrix)
-
-
-def shortlist_product(weight: Tensor) -> Product:
-    """x (1, in) float32 → (1, out) float32 for a large vocabulary: all rows through 8-bit weights and activations, then the best
-    SHORTLIST rows again, exactly. Without an 8-bit kernel all rows in bfloat16.
-    """
-    if not {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines):
-        return dense_product(weight.to(torch.bfloat16))
-    scales = weight.abs().amax(1).clamp_(min=1e-8).double() / 127
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch announces that these types will move to another package
-        warnings.simplefilter("ignore")
-        rows = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rows, None)
-    kernel = torch.ops.quantized.linear_dynamic.default
-
-    def product(x: Tensor) -> Tensor:
-        scores: Tensor = kernel(x, packed, True)
-        best = scores.topk(SHORTLIST).indices[0]
-        scores[0, best] = torch.mv(weight[best].float(), x[0])
-        return scores
-
-    return product
-
-
 class DenseDecoder:
-    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for."""
+    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2)."""
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
-        self.head = head_product(model, packed)
+        self.head = head_product(model, quick=packed is not None)
         self.state = torch.zeros(1, model.config.width)
 
     @torch.inference_mode()
@@ -194,27 +203,14 @@ class DenseDecoder:
         return self.head(h[0])[0]
 
 
-def is_int8(block: nn.Module) -> bool:
-    """Whether its matrices are kept as int8 only."""
-    return isinstance(block.qkv, Int8Linear)
-
-
 def suits(config: Config) -> bool:
     """Whether `Step` is written for this family."""
-    return config.plain
+    return config.gated and not (config.layer_norm or config.learned_positions or config.attention_softcap)
 
 
 def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> "Decoder | DenseDecoder":
     """The fastest decoder there is for this model."""
     return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, packed, cache)
-
-
-def head_product(model: Transformer, packed: list[PackedBlock] | None) -> Product:
-    """Hidden state (1, D) → scores (1, V), quickly where the rest is quantised too."""
-    weight, cap = model.head.weight, model.config.logit_softcap
-    quantised = packed is not None or is_int8(model.blocks[0])
-    scores = shortlist_product(weight) if quantised else dense_product(weight)
-    return (lambda x: cap * torch.tanh(scores(x) / cap)) if cap else scores
 
 
 class Decoder:
@@ -223,40 +219,56 @@ class Decoder:
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.cache = cache
         self.embedding = model.embedding.weight
-        self.head = head_product(model, packed)
-        layers = [_layer(cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
+        self.head = head_product(model, quick=packed is not None)
+        layers = [_layer(i, cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)
-        table = rotary_table(model.config, cache.capacity, cache.device)
         self.state = torch.zeros(1, model.config.width)
         """The hidden state (1, D) after the last norm of the token that was read last, for probes."""
-        self.rotary = torch.view_as_complex(table).contiguous() if self.step.complex else table
+        c = model.config
+        self.scale = c.embedding_scale
+        self.rotary = self._table(c, cache, local=False)
+        self.local = self._table(c, cache, local=True) if c.local_rope_base else self.rotary
+
+    def _table(self, config: Config, cache: KVCache, *, local: bool) -> Tensor:
+        table = rotary_table(config, cache.capacity, cache.device, local=local)
+        return torch.view_as_complex(table).contiguous() if self.step.complex else table
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
         h = self.embedding[token].float().unsqueeze(0)  # (1, D)
-        h = self.run(h, self.rotary[at], cache.layers, at)
+        if self.scale != 1.0:
+            h = h * self.scale
+        h = self.run(h, self.rotary[at], self.local[at], cache.layers, at)
         cache.advance([token])
         self.state = h
         return self.head(h)[0]
 
+    @torch.inference_mode()
+    def rows(self, tokens: list[int], stores: list[list[Tensor]], ats: list[int]) -> list[Tensor]:
+        """One token each of several sequences → hidden states (1, D); stores[i]: per layer (2, K, size, d) of sequence i, written at
+        ats[i]."""
+        hs = [self.embedding[token].float().unsqueeze(0) * self.scale for token in tokens]
+        return self.step.rows(hs, [self.rotary[at] for at in ats], [self.local[at] for at in ats], stores, ats)
 
-def _layer(block: Block, packed: PackedBlock | None) -> Layer:
-    bias = None if block.qkv.bias is None else block.qkv.bias.detach()
+
+def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:
+    c, dense = block.config, (block.qkv, block.out, block.gate_up, block.down)
+    biases = [None if m.bias is None else m.bias.detach() for m in dense]
     if is_int8(block):
-        eights = cast("list[Int8Linear]", [block.qkv, block.out, block.gate_up, block.down])
-        qkv, out, gate_up, down = (Matrix(m.weight, m.scales, m.bias) for m in eights)
+        matrices = [Matrix(m.weight, m.scales, m.bias) for m in cast("tuple[Int8Linear, ...]", dense)]
     elif packed is None:
-        qkv = Matrix(block.qkv.weight.detach(), None, bias)
-        out, gate_up, down = (Matrix(m.weight.detach(), None, None) for m in (block.out, block.gate_up, block.down))
+        matrices = [Matrix(m.weight.detach(), None, bias) for m, bias in zip(dense, biases, strict=True)]
     else:
-        qkv = _mixed(packed.qkv, block.qkv, bias)
-        pairs = ((packed.out, block.out), (packed.gate_up, block.gate_up), (packed.down, block.down))
-        out, gate_up, down = (_mixed(matrix, dense, None) for matrix, dense in pairs)
-    q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if block.config.qk_norm else (None, None)
-    return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm)
+        fours = (packed.qkv, packed.out, packed.gate_up, packed.down)
+        matrices = [_mixed(four, m, bias) for four, m, bias in zip(fours, dense, biases, strict=True)]
+    q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if c.qk_norm else (None, None)
+    after, last = (None if p is None else p.detach() for p in (block.post_attention_norm, block.post_ffn_norm))
+    window = c.window if c.is_windowed(index) else 0
+    qkv, out, gate_up, down = matrices
+    return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm, after, last, window)
 
 
 def _mixed(matrix: Int4 | None, dense: nn.Linear, bias: Tensor | None) -> Matrix:

@@ -21,7 +21,6 @@ from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
 from assistant.lm.generate import Generation, Writer
 from assistant.lm.kv_cache import KVCache
-from assistant.lm.packed_linear import packed_view
 from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.transformer import Transformer
@@ -63,7 +62,6 @@ class Engine:
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
-        self._packed = packed
         self._decoder = decoder(model, packed, self.cache)
         self._begin = tuple(begin)
         self._watts = watts_per_core
@@ -99,6 +97,8 @@ class Engine:
         config, tokenizer = source.config(), source.tokenizer()
         if config.vocab_size != tokenizer.size:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
+        if any(not 0 <= i < config.vocab_size for i in source.begin()):
+            raise ModelError(f"{path.name}: its begin token is none of its {config.vocab_size} tokens: fetch the model again")
         target, sha256 = pick_device(device), source.sha256()
         kind = pick_dtype(dtype, target, weights.packable(source, config))
         if target.type == "cpu":
@@ -217,10 +217,9 @@ class Engine:
     ) -> Iterator[batch.BatchReply]:
         """The replies to many prompts, `slots` of them in flight at a time, each as soon as it has ended (see `batch.run`).
 
-        Every reply has the tokens that `generate` gives for the same prompt and seed; in float32 and bfloat16 the sums of a matrix product
-        may come out in another order, so that two candidates closer than some 1e-5 can change places.
+        Every reply has the tokens that `generate` gives for the same prompt and seed. With dense weights the sums of a matrix product may
+        come out in another order, so that two candidates as good as equal can change places; with quantised ones not even that.
         """
-        view = packed_view(self.model, self._packed) if self._packed else self.model
 
         def writer(ids: Sequence[int], sampling: Sampling) -> Writer:
             room = self.context_length - len(ids)
@@ -228,8 +227,7 @@ class Engine:
 
         ends = {prompt.ids: self._ends(prompt) for prompt in prompts}
         yield from batch.run(
-            view, [prompt.ids for prompt in prompts], samplings, prefill=self.prefill, cache=self.cache, head=self._decoder.head,
-            writer=writer, slots=slots, cancel=cancel,
+            self._decoder, [prompt.ids for prompt in prompts], samplings, prefill=self.prefill, writer=writer, slots=slots, cancel=cancel,
         )  # fmt: skip
 
     def decode(self, token: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assistant.errors import ModelError
 from assistant.lm import quantize
-from assistant.lm.config import Activation, Config, RopeScaling
+from assistant.lm.config import MAX_LAYERS, Activation, Config, RopeScaling
 from assistant.lm.gguf import GGUFFile
 from assistant.lm.hashing import sha256_of
 from assistant.lm.source import Codes
@@ -32,7 +32,8 @@ class GGUFSource:
         metadata = self.file.metadata
         template, stated = metadata.get("tokenizer.chat_template"), metadata.get("general.languages")
         self.template = template if isinstance(template, str) else None
-        self.chat_format = ""
+        named = metadata.get("pellucid.chat_format")
+        self.chat_format = named if isinstance(named, str) else ""
         self.languages = tuple(x for x in stated if isinstance(x, str)) if isinstance(stated, list) else ()
         self.arch = self.file.get("general.architecture", str)
         self.paired = self.arch == PAIRED
@@ -78,7 +79,8 @@ class GGUFSource:
 
     def _family(self, width: int, heads: int) -> dict[str, Any]:
         """What only some families have."""
-        file, arch, gelu = self.file, self.arch, _GELU
+        file, arch = self.file, self.arch
+        gelu: Activation = "gelu"
         layers = file.get(f"{arch}.block_count", int)
         if arch == "gpt2":
             return {"layer_norm": True, "learned_positions": True, "activation": gelu, "gated": False}
@@ -91,10 +93,10 @@ class GGUFSource:
                 "query_scale": (width / heads) ** -0.5 if layers == GEMMA_27B_LAYERS else 0.0,
                 "logit_softcap": file.get("gemma3.final_logit_softcapping", float, 0.0),
                 "window": window,
-                "windowed": tuple((i + 1) % GEMMA_PERIOD > 0 for i in range(min(layers, 10_000))) if window else (),
+                "windowed": tuple((i + 1) % GEMMA_PERIOD > 0 for i in range(min(layers, MAX_LAYERS))) if window else (),
                 "local_rope_base": file.get("gemma3.rope.freq_base_swa", float, GEMMA_LOCAL_BASE),
             }
-        return {"window": window, "windowed": (True,) * min(layers, 10_000) if window else ()}
+        return {"window": window, "windowed": (True,) * min(layers, MAX_LAYERS) if window else ()}
 
     def _scaling(self) -> RopeScaling | None:
         file, arch = self.file, self.arch
@@ -166,6 +168,3 @@ class GGUFSource:
             "tensors": types,
             "metadata": simple,
         }
-
-
-_GELU: Activation = "gelu"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant.errors import ModelError
-from assistant.lm.config import Config, RopeScaling
+from assistant.lm.config import MAX_LAYERS, Config, RopeScaling
 
 LLAMA = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head", "attn_norm": "input_layernorm",
@@ -77,13 +77,13 @@ class Names:
 def read(described: Mapping[str, Any], model: str) -> Config:
     """The numbers of config.json. Raises ModelError for a family or a feature that we do not have, and for impossible numbers."""
     kind = described.get("model_type")
-    if kind not in TABLES:
+    if not isinstance(kind, str) or kind not in TABLES:
         raise ModelError(f"{model} is of the kind {kind!r}, which is not supported: choose a model of {', '.join(TABLES)}")
     for key, wanted in _REFUSED.items():
         if described.get(key, wanted) not in (wanted, None):
             raise ModelError(f"{model}: {key} = {described[key]!r} is not supported: choose another model")
     try:
-        return _gpt2(described) if kind == "gpt2" else _llama(described, str(kind))
+        return _gpt2(described) if kind == "gpt2" else _llama(described, kind)
     except KeyError as error:
         raise ModelError(f"{model}: config.json does not say {error.args[0]}: fetch the model again") from None
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
@@ -117,7 +117,7 @@ def _number(described: Mapping[str, Any], key: str, default: float) -> float:
 
 def _activation(described: Mapping[str, Any], *keys: str) -> Any:
     name = next((described[k] for k in keys if described.get(k) is not None), "silu")
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"the activation {name!r} is not supported")
     return ACTIVATIONS[name]
 
@@ -199,11 +199,11 @@ def _windows(described: Mapping[str, Any], kind: str, layers: int) -> tuple[int,
         windowed = tuple(t == "sliding_attention" for t in types)
     elif kind == "gemma3_text":
         period = _whole(described, "_sliding_window_pattern", "sliding_window_pattern", default=6)
-        windowed = tuple((i + 1) % period > 0 for i in range(min(layers, 10_000)))
+        windowed = tuple((i + 1) % period > 0 for i in range(min(layers, MAX_LAYERS)))
     elif kind == "mistral":
-        windowed = (True,) * min(layers, 10_000)
+        windowed = (True,) * min(layers, MAX_LAYERS)
     else:
-        windowed = tuple(i >= _whole(described, "max_window_layers", default=0) for i in range(min(layers, 10_000)))
+        windowed = tuple(i >= _whole(described, "max_window_layers", default=0) for i in range(min(layers, MAX_LAYERS)))
     return (window, windowed) if any(windowed) else (0, ())
 
 

@@ -8,7 +8,8 @@ from assistant.errors import ModelError
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.5, "int4": 4.7}
 """Per weight, while loaded on the CPU; int8 keeps its embeddings in bfloat16, int4 a float32 copy of all for reading prompts."""
-SMALLER = "bfloat16"
+SMALLER = ("bfloat16", "int8")
+"""What is suggested, the closer to float32 first."""
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -30,14 +31,14 @@ def check(name: str, weights: int, dtype: str) -> None:
 
 def too_large(name: str, dtype: str, weights: int = 0, free: int = 0) -> ModelError:
     """The error, naming a smaller dtype where there is one that may help."""
-    fits = BYTES[SMALLER] < BYTES[dtype] and (not weights or weights * BYTES[SMALLER] <= free)
+    smaller = next((d for d in SMALLER if BYTES[d] < BYTES[dtype] and (not weights or weights * BYTES[d] <= free)), None)
     if not weights:
-        if fits:
-            return ModelError(f"{name} does not fit into memory as {dtype}: try --dtype bfloat16 or a smaller model")
+        if smaller:
+            return ModelError(f"{name} does not fit into memory as {dtype}: try --dtype {smaller} or a smaller model")
         return ModelError(f"{name} does not fit into memory as {dtype}: try a smaller model")
     needed, there = weights * BYTES[dtype] / 1e9, free / 1e9
-    if fits:
+    if smaller:
         return ModelError(
-            f"{name} needs {needed:.1f} GB of memory as {dtype}, {there:.1f} GB are free: try --dtype bfloat16 or a smaller model"
+            f"{name} needs {needed:.1f} GB of memory as {dtype}, {there:.1f} GB are free: try --dtype {smaller} or a smaller model"
         )
     return ModelError(f"{name} needs {needed:.1f} GB of memory as {dtype}, {there:.1f} GB are free: try a smaller model")

@@ -1,7 +1,7 @@
 """What training makes small: the mean surprise of the next token, −log softmax(E h_t)[x_{t+1}] (cross-entropy, in nats a token).
 
 The scores (N, V) of a step are its largest tensor by far. Nothing but their gradient softmax(z) − onehot(x) is needed of them, so both
-products of the backward pass are done at once, a few hundred tokens at a time: the whole matrix never exists.
+products of the backward pass are done at once, some tokens at a time: the whole matrix never exists.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from assistant.lm.batches import IGNORE, Batch
 
-ROWS = 256
-"""Tokens whose scores are held at once."""
+SCORES = 1 << 23
+"""Scores that are held at once: 32 megabytes. Fewer make the products slower, more only take memory."""
 
 
 class LanguageModel(Protocol):
@@ -39,20 +39,22 @@ class _Surprise(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        total = hidden.new_zeros((), dtype=torch.float64)
-        for start in range(0, len(hidden), ROWS):
-            h, t = hidden[start : start + ROWS], targets[start : start + ROWS].unsqueeze(1)
+        exact = torch.float32 if hidden.device.type == "mps" else torch.float64  # MPS has no doubles
+        total = hidden.new_zeros((), dtype=exact)
+        rows = max(SCORES // len(weight), 64)
+        for start in range(0, len(hidden), rows):
+            h, t = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
             z = F.linear(h, weight)
             most = z.amax(1, keepdim=True)
             wanted = z.gather(1, t) - most
             z.sub_(most).exp_()
             mass = z.sum(1, keepdim=True)
-            total += (mass.log() - wanted).sum(dtype=torch.float64)
+            total += (mass.log() - wanted).sum(dtype=exact)
             if to_hidden is None and to_weight is None:
                 continue
             z.div_(mass).scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
             if to_hidden is not None:
-                torch.mm(z, weight, out=to_hidden[start : start + ROWS])
+                torch.mm(z, weight, out=to_hidden[start : start + rows])
             if to_weight is not None:
                 to_weight.addmm_(z.t(), h)
         ctx.save_for_backward(*[g for g in (to_hidden, to_weight) if g is not None])

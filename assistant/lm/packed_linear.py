@@ -93,6 +93,11 @@ def to_int8(block: nn.Module) -> None:
         setattr(block, name, Int8Linear(dense.weight.detach(), bias))
 
 
+def is_int8(block: nn.Module) -> bool:
+    """Whether its matrices are kept as int8 only."""
+    return isinstance(block.qkv, Int8Linear)
+
+
 def packed_view(model: Transformer, packed: Sequence[PackedMatrices]) -> Transformer:
     """`model` computing on its packed matrices: everything else is shared with it, nothing is copied."""
     view = copy.copy(model)

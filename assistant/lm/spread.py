@@ -17,10 +17,14 @@ def active() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def begin(device: torch.device) -> None:
-    """Join the other processes, where `torchrun` started some."""
+def begin(device: torch.device) -> torch.device:
+    """Join the other processes, where `torchrun` started some; returns the device that is this process's own."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not active():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if active() and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
 
 
 def end() -> None:
@@ -60,3 +64,10 @@ def over_processes(module: nn.Module) -> nn.Module:
             fully_shard(block)
         fully_shard(module)
     return module
+
+
+def settle(module: nn.Module) -> None:
+    """After reading without a gradient: every process keeps its own part of the parameters again."""
+    reshard = getattr(module, "reshard", None)
+    if callable(reshard):
+        reshard()

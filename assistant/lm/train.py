@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from torch import nn
 from assistant.errors import ModelError, UsageError
 from assistant.lm import checkpoint, spread
 from assistant.lm.batches import IGNORE, Batch, Batches
+from assistant.lm.lstm import LSTM
 from assistant.lm.objective import Objective
 
 
@@ -126,13 +127,19 @@ Event = Stepped | Evaluated | Sampled | Saved
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Random weights as in GPT-2: normal with deviation 0.02, what is added to the residual stream less by √(2 · layers)."""
+    """Random weights as in GPT-2: normal with deviation 0.02, what is added to the residual stream less by √(2 · layers).
+
+    An LSTM has no norms that would put small numbers right: its embedding is uniform within ±0.1 (Zaremba et al. 2014, arXiv:1409.2329),
+    its matrices within ±1/√H, and its forget gates begin open (Jozefowicz et al. 2015).
+    """
     generator = torch.Generator().manual_seed(seed)
-    layers = getattr(model, "config").n_layers  # noqa: B009  (nn.Module declares every attribute a module or tensor)
+    layers: int = getattr(model.config, "n_layers")  # noqa: B009  (nn.Module declares every attribute a module or tensor)
     for name, p in model.named_parameters():
-        if "lstm" in name:
-            bound = 1 / math.sqrt(p.shape[0] // 4)
+        if isinstance(model, LSTM):
+            bound = 0.1 if "embedding" in name else 1 / math.sqrt(model.config.hidden)
             nn.init.uniform_(p, -bound, bound, generator=generator)
+            if "bias_ih" in name:  # the order of gates is i, f, g, o
+                nn.init.ones_(p.data[model.config.hidden : 2 * model.config.hidden])
         elif p.dim() > 1:
             added = name.endswith(("out.weight", "down.weight"))
             nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if added else 0.02, generator=generator)
@@ -162,7 +169,8 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
         fused = not spread.active()
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.rate, betas=(plan.beta1, plan.beta2), fused=fused)
-        self._run: Any = torch.compile(self.objective) if compiled else self.objective
+        for block in getattr(model, "blocks", ()) if compiled else ():
+            block.compile()  # block by block: one compilation serves all of them
 
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one. Raises UsageError when it belongs to another run."""
@@ -221,7 +229,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for i in range(plan.accumulate):
             with self._precision():
-                surprise = self._run(share.part(i, plan.accumulate).to(self.device))
+                surprise = self.objective(share.part(i, plan.accumulate).to(self.device))
             (surprise * (spread.size() / max(count, 1))).backward()  # gradients are averaged over processes
             total += surprise.detach()
         loss = float(spread.summed(total)) / max(count, 1)
@@ -251,6 +259,7 @@ class Trainer:
             count += int((batch.targets != IGNORE).sum())
             with self._precision():
                 total += self.objective(batch.part(spread.rank(), spread.size()).to(self.device))
+        spread.settle(self.objective)
         return float(spread.summed(total)) / max(count, 1)
 
     @torch.no_grad()
@@ -264,6 +273,7 @@ class Trainer:
             if best in self.end:
                 break
             out.append(best)
+        spread.settle(self.objective)
         return out
 
     def _precision(self) -> AbstractContextManager[object]:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from assistant.errors import UsageError
 from assistant.lm.batches import Document
-from assistant.lm.bpe import END, train_tokenizer, wrap
+from assistant.lm.bpe import CONTROL, END, train_tokenizer, wrap
 from assistant.lm.chat_format import FORMATS, ChatFormat
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.training import corpus, hygiene
@@ -103,9 +103,12 @@ def held_out(text: Text, part: float) -> bool:
 def _tokenizer(recipe: Recipe, texts: Sequence[Text]) -> Tokenizer:
     if recipe.tokenizer is not None:
         try:
-            return Tokenizer.from_file(str(recipe.tokenizer))
+            given = Tokenizer.from_file(str(recipe.tokenizer))
         except Exception as error:  # the library raises bare exceptions
             raise UsageError(f"{recipe.tokenizer} is no tokenizer.json ({error}): give one that `pellucid train` wrote") from error
+        if missing := [token for token in CONTROL if given.token_to_id(token) is None]:
+            raise UsageError(f"{recipe.tokenizer} lacks the token {missing[0]}: give one that `pellucid train` wrote")
+        return given
 
     def pieces() -> Any:
         left = TOKENIZER_SAMPLE

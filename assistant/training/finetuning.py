@@ -84,9 +84,7 @@ class FineTuning(Work):
         for number, source in enumerate(sources):
             found = corpus.read(source)
             if plain := next((t for t in found if not t.messages), None):
-                raise UsageError(
-                    f"{source.path.name} holds plain text ({plain.text[:20]!r}): give conversations, with messages"
-                )
+                raise UsageError(f"{source.path.name} holds plain text ({plain.text[:20]!r}): give conversations, with messages")
             texts += found
             origin += [number] * len(found)
             rows.append(

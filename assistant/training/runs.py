@@ -115,7 +115,7 @@ class Run(Work):
     ) -> None:  # fmt: skip
         """Raises UsageError for files that cannot be learnt from, and for an `output` that holds something else."""
         check_output(output)
-        spread.begin(device)
+        device = spread.begin(device)
         self.recipe, plan = recipe, recipe.plan
         self.corpus: Corpus = gather(recipe, say if spread.first() else lambda line: None)
         self.tokenizer: ByteTokenizer = wrap(self.corpus.tokenizer)
@@ -131,7 +131,7 @@ class Run(Work):
             identity=identity(plan, asdict(recipe.sizes), corpus_sha256, self.corpus.facts["tokenizer_sha256"]),
         )  # fmt: skip
         super().__init__(output, plan, trainer, {**self.corpus.facts, "corpus_sha256": corpus_sha256}, watts)
-        if trainer.resume():
+        if trainer.resume() and spread.first():
             say(f"going on after step {trainer.step}")
 
     @property

@@ -55,6 +55,9 @@ class SessionLike(Protocol):
         method: str = "ablation",
         token: int | None = None,
         against: int | None = None,
+        sentence: int | None = None,
+        contrast: str | None = None,
+        level: str = "auto",
         progress: Progress = ...,
         cancel: threading.Event | None = None,
     ) -> Attribution: ...

@@ -85,14 +85,12 @@ class PlainDeeds:
         self.open(turn.conversation, other)
 
     def _inspect(self, argument: str) -> None:
-        from explain import render
+        from assistant.tui import plain_inspect
 
         turn = self._tip()
-        if not turn.in_context or not turn.reply:
-            raise UsageError(say("error.nothing_to_inspect"))
-        kept = self._chat.session.ledger.attributions(turn.id)
-        self._chat.say(say("inspector.computing", what="…") if not kept else "")
-        self._chat.say(render.terminal(kept[-1] if kept else self._chat.session.explain(turn.id), colour=False))
+        self._chat.say(say("inspector.computing", what="…"))
+        for line in plain_inspect.inspect(self._chat.session, turn, argument):
+            self._chat.say(line)
 
     def _audit(self, argument: str) -> None:
         ledger = self._chat.session.ledger

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual._styles_cache import StylesCache
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
@@ -199,6 +200,8 @@ class Transcript(Settled, VerticalScroll, can_focus=False):
             for view in gone:
                 await view.remove()
             await self.mount_all(self._earlier_row(), before=self.views[0])
+        # Textual remembers colours by the drawing they were for, and so keeps a thousand drawings of widgets that are gone
+        StylesCache.get_inner_outer.cache_clear()
 
     def _reveal(self, turn: str) -> None:
         for view in self.views:

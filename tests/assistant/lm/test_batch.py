@@ -15,7 +15,7 @@ from assistant.lm.engine import Engine
 from assistant.lm.gguf_source import GGUFSource
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.packed_linear import Int8Linear, packed_view
-from assistant.turn import Sampling
+from assistant.turn import Message, Sampling
 from tests.tiny import tiny_parts, write_tiny_model
 from tests.tiny_families import write_folder
 
@@ -132,3 +132,14 @@ def test_int8_keeps_no_dense_copy_and_stays_close(tiny_model):
     one, other = (engine.model.logits(engine.model(torch.tensor([ids]))).log_softmax(-1) for engine in (exact, eight))
     assert (one.exp() * (one - other)).sum(-1).mean() < 0.02
     assert np.isfinite([t.logprob for t in eight.generate(eight.render_raw("a"), Sampling(temperature=0, max_tokens=3))]).all()
+
+
+@pytest.mark.model
+def test_the_default_model_writes_the_same_in_a_batch(default_model):
+    engine = Engine.load(default_model, dtype="int4")
+    questions = ["What is rain?", "Name a colour.", "Why do cats purr?", "What is 2 + 2?"]
+    prompts = [engine.render([Message("user", question)], reserve=16) for question in questions]
+    samplings = [Sampling(seed=i, max_tokens=12) for i in range(len(prompts))]
+    expected = list(one_by_one(engine, prompts, samplings))
+    replies = sorted(engine.generate_batch(prompts, samplings, slots=3), key=lambda reply: reply.index)
+    assert [([t.id for t in r.tokens], r.text, r.finish) for r in replies] == expected

@@ -22,6 +22,7 @@ def test_every_dtype_that_the_file_has_is_compared(tiny_model):
     for dtype in ("bfloat16", "float16", "int8"):
         figures = result["dtypes"][dtype]
         assert 0 <= figures["mean_kl"] < 0.05 and figures["top1_agreement"] > 0.7
+        assert figures["mean_kl"] == pytest.approx((figures["en"]["mean_kl"] + figures["zh"]["mean_kl"]) / 2, abs=1e-5)
     with pytest.raises(UsageError, match="not available"):
         quality(Settings(device="nonsense"), tiny_model)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from assistant.lm import weights
-from assistant.lm.decode import decoder
+from assistant.lm.decode import DenseDecoder, decoder
 from assistant.lm.directory import Directory
 from assistant.lm.engine import Engine
 from assistant.lm.gguf_source import GGUFSource
@@ -42,6 +42,7 @@ def test_the_cache_and_the_decoder_change_nothing(family):
     hidden = ours(IDS[:1, :12], cache=cache)
     cache.advance(IDS[0, :12].tolist())
     decode = decoder(ours, None, cache)
+    assert isinstance(decode, DenseDecoder) == (config.layer_norm or config.attention_softcap > 0)
     steps = torch.stack([ours.logits(hidden[0, -1]), *(decode(int(i)) for i in IDS[0, 12:])])
     assert (steps - whole[11:]).abs().max() < 1e-4
 

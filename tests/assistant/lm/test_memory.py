@@ -32,10 +32,13 @@ def test_a_smaller_dtype_is_named_only_where_it_helps(free):
     memory.check("m", 500_000_000, "float32")
     with pytest.raises(ModelError, match=r"needs 4\.0 GB of memory as float32, 3\.1 GB are free.*--dtype bfloat16"):
         memory.check("m", 1_000_000_000, "float32")
-    with pytest.raises(ModelError, match="try a smaller model"):
-        memory.check("m", 2_000_000_000, "float32")
-    with pytest.raises(ModelError, match="try a smaller model"):
-        memory.check("m", 2_000_000_000, "bfloat16")
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(ModelError, match="--dtype int8"):
+            memory.check("m", 2_000_000_000, dtype)
+        with pytest.raises(ModelError, match="free: try a smaller model"):
+            memory.check("m", 3_000_000_000, dtype)
+    with pytest.raises(ModelError, match="free: try a smaller model"):
+        memory.check("m", 3_000_000_000, "int8")
 
 
 def test_the_engine_asks_first(free, tiny_model):

@@ -248,8 +248,8 @@ class FakeSession:
             removed="".join(inputs[i] for i in part), before=-0.5, after=-2.0, candidates=(Candidate(100_008, " else", -0.7),)
         )
 
-    def explain(self, turn, *, method="ablation", token=None, against=None, progress=lambda what, fraction: None, cancel=None):
-        self.explained.append((turn, method, token))
+    def explain(self, turn, *, method="ablation", token=None, against=None, progress=lambda what, fraction: None, cancel=None, **more):
+        self.explained.append((turn, method, token, more) if more else (turn, method, token))
         progress("perturbing", 0.5)
         while not self.explain_gate.wait(0.02):
             if cancel and cancel.is_set():

@@ -77,6 +77,22 @@ def test_search_open_audit_inspect_rename_export(tmp_path):
     assert "Give a number of the last list" in said
 
 
+def test_the_inspector_on_one_line():
+    turn = make_turn(1, "天空", "散射 blue", None, "C1")
+    session = FakeSession(ledger=MemoryLedger([turn]))
+    session.explain_gate.set()
+    said = talk(
+        session, "/list", "/open 1", "/inspect method contextcite level word token 1 rather something else", "/inspect without 3 token 0",
+        "/inspect token 99", "/inspect without 99 token 0", "/inspect without 1", "/inspect colour", "/inspect token -1", "/inspect rather",
+    )  # fmt: skip
+    assert session.explained[0] == ("T0001", "contextcite", 1, {"level": "word", "contrast": "something else"})
+    assert "pieces: 0:" in said and "instead of “" in said
+    assert session.ablated[0][2] == 0 and "without “" in said and "then it would be: else 0.497" in said
+    assert (
+        "The reply has the tokens 0 to" in said and "The conversation has the pieces 0 to" in said and said.count("Say /inspect, or:") == 4
+    )
+
+
 def test_settings_of_the_chat():
     session = FakeSession()
     said = talk(

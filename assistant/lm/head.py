@@ -1,0 +1,52 @@
+"""The output matrix for one token: exactly, or for a large vocabulary quickly and exactly where it matters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from assistant.lm.packed_linear import is_int8
+from assistant.lm.transformer import Transformer
+
+Product = Callable[[Tensor], Tensor]
+SHORTLIST = 64
+"""How many of the likeliest tokens get their exact scores."""
+
+
+def dense_product(weight: Tensor) -> Product:
+    """x (1, in) float32 → (1, out) float32 through a dense matrix in its own precision."""
+    return lambda x: F.linear(x.to(weight.dtype), weight).to(torch.float32)
+
+
+def shortlist_product(weight: Tensor) -> Product:
+    """x (1, in) float32 → (1, out) float32 for a large vocabulary: all rows through 8-bit weights and activations, then the best
+    SHORTLIST rows again, exactly. Without an 8-bit kernel all rows in bfloat16.
+    """
+    if not {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines):
+        return dense_product(weight.to(torch.bfloat16))
+    scales = weight.abs().amax(1).clamp_(min=1e-8).double() / 127
+    zeros = torch.zeros(len(weight), dtype=torch.long)
+    with warnings.catch_warnings():  # torch announces that these types will move to another package
+        warnings.simplefilter("ignore")
+        rows = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rows, None)
+    kernel = torch.ops.quantized.linear_dynamic.default
+
+    def product(x: Tensor) -> Tensor:
+        scores: Tensor = kernel(x, packed, True)
+        best = scores.topk(min(SHORTLIST, len(weight))).indices[0]
+        scores[0, best] = torch.mv(weight[best].float(), x[0])
+        return scores
+
+    return product
+
+
+def head_product(model: Transformer, *, quick: bool) -> Product:
+    """Hidden state (1, D) → scores (1, V); `quick`, or where the blocks are int8, through the shortlist."""
+    weight, cap = model.head.weight, model.config.logit_softcap
+    scores = shortlist_product(weight) if quick or is_int8(model.blocks[0]) else dense_product(weight)
+    return (lambda x: cap * torch.tanh(scores(x) / cap)) if cap else scores
