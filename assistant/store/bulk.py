@@ -25,8 +25,8 @@ from assistant.store.projections import Tally
 from assistant.store.records import CLOSING
 from assistant.store.segment import for_index
 
-_PAGE = 4096
-_STATEMENT = 1024
+_PAGE = 2048
+_STATEMENT = 256
 """Rows of one statement."""
 _TURN_SECONDS = 0.0005
 """How long one thread may keep the interpreter while the other waits for it: SQLite needs it only for a moment, but often."""
