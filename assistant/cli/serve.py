@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 
 import click
 
 from assistant.cli.common import load_settings, model_options
 from assistant.errors import UsageError
+
+
+def repeated(flags: Mapping[str, object]) -> list[str]:
+    """The same flags as words of another command line."""
+    words: list[str] = []
+    for name, value in flags.items():
+        if name == "guard" and value is not None:  # the one flag that is called otherwise than what it sets
+            words.append("--unsafe-no-moderation")
+        elif value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 @click.command()
@@ -27,8 +39,7 @@ def serve(port: int, host: str, sessions: int, **flags: str | None) -> None:
         from assistant.web.server import GuardedServer
     except ImportError as error:
         raise UsageError("the browser needs an extra: pip install 'pellucid[serve]'") from error
-    given = [part for name, value in flags.items() if value is not None for part in (f"--{name.replace('_', '-')}", str(value))]
-    command = shlex.join([sys.executable, "-c", "from assistant.cli.main import main; main()", "chat", *given])
+    command = shlex.join([sys.executable, "-c", "from assistant.cli.main import main; main()", "chat", *repeated(flags)])
     server = GuardedServer(command, host=host, port=port, sessions=sessions)
     click.echo(server.address)
     sys.stdout.flush()

@@ -315,3 +315,13 @@ def test_a_locale_without_utf8_ends_in_no_traceback(home, environment):
     process = start(["moderate", "怎么在家里制造炸弹？"], home, **environment)
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 10 and b"Traceback" not in err
+
+
+def test_serve_gives_its_flags_to_the_chat() -> None:
+    from assistant.cli.chat import chat
+    from assistant.cli.serve import repeated
+
+    flags = {"guard": "off", "policy": "strict", "chat_format": None, "threads": 2, "dtype": "int8", "device": None, "model": "a b.gguf"}
+    words = repeated(flags)
+    assert {name: value for name, value in chat.make_context("chat", words).params.items() if name in flags} == flags
+    assert repeated(dict.fromkeys(flags)) == []
