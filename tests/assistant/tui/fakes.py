@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from assistant.turn import Candidate, ModelInfo, ReplyToken, Sampling, Turn, Usa
 from explain.attribution import Attribution
 from safety.verdict import Action, Verdict
 
+LAG = float(os.environ.get("PELLUCID_TEST_LAG", "0"))  # seconds; read here: the tests run without the settings of the person
 MODEL = ModelInfo("smollm2-135m", "b179c952" * 8, "float32", "cpu")
 BEGAN = 1_763_900_000_000_000  # 2025-11-23 12:13:20 UTC
 ALLOW = Verdict(Action.ALLOW, 0.02, {"violence": 0.02}, policy="balanced@1a2b3c4d", milliseconds=1.4)
@@ -175,6 +177,7 @@ class FakeSession:
 
     def load(self, progress=lambda what, fraction: None):
         progress("model", 0.42)
+        time.sleep(LAG)
         if not self.loaded:
             self.load_gate.wait(10)
         if self.load_error:
@@ -185,6 +188,13 @@ class FakeSession:
         self.gate.set()
 
     def respond(self, request, cancel=None):
+        """The scripted events; PELLUCID_TEST_LAG=0.05 keeps each back for so long, so that a test that races them fails."""
+        for event in self._respond(request, cancel):
+            time.sleep(LAG)
+            yield event
+        time.sleep(LAG)
+
+    def _respond(self, request, cancel):
         self.requests.append(request)
         script = self.scripts.pop(0) if self.scripts else Script()
         if script.error and not script.error_after:
@@ -241,6 +251,7 @@ class FakeSession:
         yield Finished(turn)
 
     def ablate(self, turn, *, inputs, part, token):
+        time.sleep(LAG)
         self.ablated.append((turn, tuple(inputs[i] for i in part), token))
         if self.explain_error:
             raise self.explain_error
@@ -251,6 +262,7 @@ class FakeSession:
     def explain(self, turn, *, method="ablation", token=None, against=None, progress=lambda what, fraction: None, cancel=None, **more):
         self.explained.append((turn, method, token, more) if more else (turn, method, token))
         progress("perturbing", 0.5)
+        time.sleep(LAG)
         while not self.explain_gate.wait(0.02):
             if cancel and cancel.is_set():
                 raise InterruptedError

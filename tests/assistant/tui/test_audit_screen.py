@@ -162,7 +162,7 @@ async def test_the_inspector_and_the_help_are_a_key_away():
         await pilot.press("f4")
         await shows(pilot, "T0001")
         await pilot.press("f3")
-        await shows(pilot, "what it came from")
+        await shows(pilot, "took 1.2 s")  # until then Esc stops the explanation
         await pilot.press("escape")
         await shows(pilot, "Audit log")
         await pilot.press("f1")

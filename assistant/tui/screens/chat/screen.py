@@ -49,7 +49,7 @@ class ChatScreen(Writing):
         self.prompt = self.query_one(PromptInput)
         self.status = self.query_one(StatusLine)
         self.sidebar = self.query_one(Sidebar)
-        self._ticker = self.set_interval(_REFRESH, self._drain, pause=True)
+        self._ticker = self.set_interval(_REFRESH, self.tick, pause=True)
         await self.transcript.show(self.branch)
         self.prompt.focus()
         self.retranslate()

@@ -23,6 +23,7 @@ class Writing(Conversing):
     """Sends, and shows what the pipeline says."""
 
     _ticker: Timer
+    _due = False
 
     async def ask(self, wish: Wish) -> None:
         """Send `wish` now, or as soon as the model is free."""
@@ -59,7 +60,13 @@ class Writing(Conversing):
         self.generation.stop()
         return True
 
+    def tick(self) -> None:
+        """Have the news shown in the screen's turn: a timer runs beside the handlers of keys, and would get between them."""
+        if not self._due:
+            self._due = self.call_later(self._drain)
+
     async def _drain(self) -> None:
+        self._due = False
         generation = self.generation
         if generation is None or self._live is None:
             return
