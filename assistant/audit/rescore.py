@@ -13,6 +13,7 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.lm import sampler
+from assistant.lm.pace import one_thread
 from assistant.pipeline import as_messages
 from assistant.turn import ModelInfo, Sampling, Turn
 
@@ -55,7 +56,8 @@ class EngineReplay:
         steps: list[Step] = []
         for step, token in enumerate(reply):
             logits = next(rows)
-            logprob = float(logits[token] - torch.logsumexp(logits, 0))  # as `generate` logs it, to the last bit
+            with one_thread():
+                logprob = float(logits[token] - torch.logsumexp(logits, 0))  # as `generate` logs it, to the last bit
             steps.append(Step(logprob, margin(logits, reply[:step], token, turn.sampling, slack)))
         ended = None
         if turn.finish == "stop" and not turn.sampling.stop:

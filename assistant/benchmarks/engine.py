@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant.benchmarks.measure import interleaved, machine, peak_megabytes
+from assistant.benchmarks.measure import busy_core, interleaved, machine, peak_megabytes
 from assistant.errors import UsageError
 from assistant.lm.engine import Engine
 from assistant.settings import Settings
@@ -23,8 +23,11 @@ GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_tokens=NEW_TOKENS)
 Run = Callable[[], dict[str, float]]
 
 
-def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int = 3) -> dict[str, Any]:
-    """Median prefill and decode speed over interleaved rounds; every round reads 128 tokens and writes 128."""
+def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int = 3, *, busy: bool = False) -> dict[str, Any]:
+    """Median prefill and decode speed over interleaved rounds; every round reads 128 tokens and writes 128.
+
+    `busy` measures all once more while another program has one core.
+    """
 
     def load_once() -> tuple[Engine, float]:
         began = time.perf_counter()
@@ -41,6 +44,10 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
         actions[peer] = _peer(peer, path, ids, machine()["threads"])
     figures = interleaved(actions, rounds)
     mine = figures["pellucid"]
+    beside: dict[str, Any] = {}
+    if busy:
+        with busy_core():
+            beside = {"beside_a_busy_core": interleaved(actions, rounds)}
     return {
         "machine": machine(),
         "model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device,
@@ -57,6 +64,7 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
             peer: {f: mine[f]["median"] / figures[peer][f]["median"] for f in ("prefill_tokens_per_second", "decode_tokens_per_second")}
             for peer in peers
         },
+        **beside,
     }  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -55,3 +58,14 @@ def interleaved(actions: dict[str, Callable[[], dict[str, float]]], rounds: int)
             for figure, value in action().items():
                 seen[name].setdefault(figure, []).append(value)
     return {name: {figure: summary(values) for figure, values in figures.items()} for name, figures in seen.items()}
+
+
+@contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    """Another program that takes one core wholly, as long as this lasts."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as program:
+        try:
+            time.sleep(0.5)  # until it runs and the scheduler has noticed
+            yield
+        finally:
+            program.kill()

@@ -84,7 +84,7 @@ class Step(nn.Module):
         self.register_buffer("eps", torch.full((1, 1), config.norm_eps, device=norm.device))
         self.heads, self.kv, self.d, self.ffn = config.n_heads, config.n_kv_heads, config.head_width, config.ffn_width
         self.mean, self.norm_eps = 1.0 / config.width, config.norm_eps
-        self.scale: float | None = config.query_scale or None
+        self.scale = config.query_scale or config.head_width**-0.5
         self.gelu = config.activation == "gelu"
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
@@ -150,8 +150,11 @@ class Step(nn.Module):
         store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
         first = max(at + 1 - layer.window, 0) if layer.window > 0 else 0
         seen = store.narrow(2, first, at + 1 - first)
-        q, k, v = qk.narrow(0, 0, heads).view(1, heads, 1, d), seen.select(0, 0).unsqueeze(0), seen.select(0, 1).unsqueeze(0)
-        return F.scaled_dot_product_attention(q, k, v, scale=self.scale, enable_gqa=True).view(1, heads * d)
+        # softmax(q · kᵀ / √d) · v, the queries that share keys as the rows of one product. The library's attention would do, but
+        # its last bits depend on the number of threads (so do the alignments of their buffers), and a reply must not.
+        q, k, v = qk.narrow(0, 0, heads).view(kv, heads // kv, d), seen.select(0, 0), seen.select(0, 1)
+        weights = torch.bmm(q.mul_(self.scale), k.transpose(1, 2)).softmax(-1)
+        return torch.bmm(weights, v).view(1, heads * d)
 
 
 def together(xs: list[Tensor], matrix: Matrix) -> list[Tensor]:

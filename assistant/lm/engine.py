@@ -21,6 +21,7 @@ from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
 from assistant.lm.generate import Generation, Writer
 from assistant.lm.kv_cache import KVCache
+from assistant.lm.pace import Pace
 from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.lm.transformer import Transformer
@@ -63,6 +64,7 @@ class Engine:
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
         self._decoder = decoder(model, packed, self.cache)
+        self._pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1)
         self._begin = tuple(begin)
         self._watts = watts_per_core
         self._fresh = True
@@ -207,6 +209,7 @@ class Engine:
             eos=eos,
             room=self.context_length - len(ids),
             meter=self.meter(),
+            pace=self._pace,
             load_seconds=load_seconds,
             cancel=cancel,
             watch=None if watch is None else lambda: watch(self._decoder.state[0]),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from assistant.lm import sampler
 from assistant.lm.energy import Meter
+from assistant.lm.pace import Pace, one_thread
 from assistant.lm.tokenizer import ByteTokenizer, StreamDecoder
 from assistant.turn import Candidate, Finish, ReplyToken, Sampling, Usage
 
@@ -88,6 +89,10 @@ class Writer:
 
     def _choose(self, logits: Tensor) -> tuple[int, Callable[[str], ReplyToken]]:
         step = len(self.reply)
+        with one_thread():  # what is logged does not depend on how many threads there were
+            return self._drawn(logits, step)
+
+    def _drawn(self, logits: Tensor, step: int) -> tuple[int, Callable[[str], ReplyToken]]:
         kept = sampler.truncate(logits, self.reply, self._sampling)
         token = sampler.draw(kept, self._sampling, step)
         total = torch.logsumexp(logits, 0)  # log p = logit − total
@@ -115,6 +120,7 @@ class Generation:
         eos: frozenset[int],
         room: int,
         meter: Meter,
+        pace: Pace | None = None,
         load_seconds: float = 0.0,
         cancel: threading.Event | None = None,
         watch: Callable[[], float] | None = None,
@@ -127,6 +133,7 @@ class Generation:
         self._prefill, self._decode = prefill, decode
         self._writer = Writer(sampling, tokenizer, eos, min(sampling.max_tokens, room))
         self._meter, self._cancel, self._load_seconds = meter, cancel, load_seconds
+        self._pace = pace or Pace(1)
         self._prefill_seconds = self._decode_seconds = 0.0
         self._tokens = self._run()
 
@@ -154,6 +161,7 @@ class Generation:
         logits, self.cached_tokens = self._prefill(self._prompt)
         self._prefill_seconds = time.perf_counter() - began
         began = time.perf_counter()
+        self._pace.begin()
         try:
             while not (self._cancel is not None and self._cancel.is_set()):
                 before = writer.take(logits)
@@ -162,7 +170,7 @@ class Generation:
                     yield before
                 if writer.ended:
                     break
-                logits = self._decode(writer.reply[-1])
+                logits = self._pace.token(lambda: self._decode(writer.reply[-1]))
                 if self._watch is not None and writer.pending is not None:
                     writer.pending = replace(writer.pending, risk=self._watch())
         except Exception:
@@ -170,6 +178,7 @@ class Generation:
                 yield writer.pending  # the reply so far is kept, whatever happened
             raise
         finally:
+            self._pace.end()
             self._meter.stop()
         if (last := writer.last()) is not None:
             yield last

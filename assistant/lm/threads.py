@@ -1,9 +1,8 @@
 """How many processor threads torch takes, and how they wait. Must be imported before torch: the runtime reads these variables once.
 
 Threads that spin while they wait collapse the speed as soon as another program wants the core; threads that sleep at once lose half the
-speed of small matrix products. A bounded spin (`GOMP_SPINCOUNT` of torch's OpenMP runtime) keeps the speed of an idle machine, but is no
-cure: with one of two cores wholly taken by another program the default model writes 5 tokens a second, against 30 without spinning and
-48 on idle cores. There `GOMP_SPINCOUNT=0` in the environment helps; fewer threads while a core is busy would be better than either.
+speed of small matrix products. A bounded spin (`GOMP_SPINCOUNT` of torch's OpenMP runtime) keeps the speed of an idle machine; while a
+core is busy `pace.py` takes fewer threads (`pellucid bench engine --busy-core`).
 """
 
 from __future__ import annotations
