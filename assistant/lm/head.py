@@ -13,8 +13,9 @@ from assistant.lm.packed_linear import is_int8
 from assistant.lm.transformer import Transformer
 
 Product = Callable[[Tensor], Tensor]
-SHORTLIST = 64
-"""How many of the likeliest tokens get their exact scores."""
+SHORTLIST = 512
+"""How many of the likeliest tokens get their exact scores. What lies beyond it decides how far the whole distribution is from the exact
+one: mean KL 0.0033 with 64, 0.0015 with 256 (default model, `pellucid bench quality`); 512 cost 2 % of a token's time more than 64."""
 
 
 def dense_product(weight: Tensor) -> Product:
@@ -39,7 +40,7 @@ def shortlist_product(weight: Tensor) -> Product:
     def product(x: Tensor) -> Tensor:
         scores: Tensor = kernel(x, packed, True)
         best = scores.topk(min(SHORTLIST, len(weight))).indices[0]
-        scores[0, best] = torch.mv(weight[best].float(), x[0])
+        scores[0, best] = torch.mv(weight.index_select(0, best).float(), x[0])
         return scores
 
     return product
