@@ -148,7 +148,7 @@ class ServedGeneration:
             "refused": " ".join(stream.dropped), **reader.said,
         }  # fmt: skip
         return Usage(
-            reader.prompt_tokens, reader.cached_tokens, reader.count,
+            reader.prompt_tokens, reader.cached_tokens, reader.reply_tokens,
             prefill_seconds=round(self._first, 6), decode_seconds=round(max(self._last - self._first, 0.0), 6),
             served={name: value for name, value in served.items() if value},
         )  # fmt: skip
@@ -171,7 +171,7 @@ def _models(server: Server, model: str) -> list[dict[str, Any]]:
     try:
         return _rows(server.request("/models"))
     except ModelError as error:
-        if model and getattr(error.__cause__, "status_code", 0) in (404, 405, 501):
+        if model and getattr(error.__cause__, "status_code", 0) in (404, 405, 500, 501):
             return []
         raise
 

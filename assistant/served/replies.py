@@ -20,7 +20,7 @@ class Reader:
     def __init__(self) -> None:
         self.finish: Finish | None = None
         self.count = 0
-        self.prompt_tokens = self.cached_tokens = 0
+        self.prompt_tokens = self.cached_tokens = self._counted = 0
         self.with_logprobs = False
         self.said: dict[str, str] = {}
         """What the server says of itself: `model`, `fingerprint`, and a `finish_reason` that is none of ours."""
@@ -44,11 +44,16 @@ class Reader:
             if reason not in ("stop", "length"):
                 self.said["finish_reason"] = clean_intake(reason)[:50]
 
+    @property
+    def reply_tokens(self) -> int:
+        """As the server counted them, or the pieces that came."""
+        return self._counted or self.count
+
     def _count_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
         details = usage.get("prompt_tokens_details")
-        self.prompt_tokens = _count(usage.get("prompt_tokens"))
+        self.prompt_tokens, self._counted = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         self.cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
 
     def _tokens(self, text: str, logprobs: Any) -> Iterator[ReplyToken]:

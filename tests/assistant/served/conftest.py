@@ -31,3 +31,18 @@ def guard():
 def ledger():
     with Ledger.open(":memory:") as ledger:
         yield ledger
+
+
+@pytest.fixture
+def api(serve, guard, home):
+    from tests.assistant.served.running import Running
+
+    running = []
+
+    def start(script=None, limits=None):
+        running.append(Running(serve(script), guard, home, limits))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()
