@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from assistant.errors import UsageError
 from assistant.turn import Turn
 
 if TYPE_CHECKING:
+    from assistant import engines
     from assistant.lm.chat_format import Prompt
     from assistant.lm.engine import Engine
 
@@ -21,17 +22,20 @@ def require_cut(turn: Turn) -> None:
         raise UsageError("this reply was not cut: only one that was stopped, failed or reached the limit can be gone on with")
 
 
-def open_reply(prompt: Prompt, turn: Turn, engine: Engine) -> Prompt:
-    """`prompt` with the reply of `turn` behind it, as the assistant's turn that has not ended.
+def open_reply(asked: engines.Prompt, turn: Turn, by: engines.Engine) -> Prompt:
+    """`asked` with the reply of `turn` behind it, as the assistant's turn that has not ended.
 
     Where the model and the prompt are the same, the very tokens of the reply; else its text is read anew. Raises UsageError when
-    nothing could follow in this context.
+    nothing could follow in this context, and for a served model: a server opens a reply of its own.
     """
     from dataclasses import replace
 
     from assistant.lm.chat_format import Piece
 
     require_cut(turn)
+    if not asked.ids:
+        raise UsageError("a served model cannot go on with a cut reply: ask again")
+    prompt, engine = cast("Prompt", asked), cast("Engine", by)
     ids = [token.id for token in turn.tokens]
     written = "".join(token.text for token in turn.tokens)
     if turn.model.sha256 != engine.info.sha256 or not turn.reply.endswith(written) or not ids:

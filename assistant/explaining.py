@@ -286,7 +286,7 @@ def prompt_roles(engine: Engine, turn: Turn, history: Sequence[Turn]) -> list[st
         # something must be left to predict from: the first token stays
         return [FORMAT] + ["user"] * (len(turn.prompt_ids) - 1)
     shown = [earlier for earlier in history if earlier.in_context]
-    prompt = engine.render(as_messages(turn.system, shown, turn.prompt), reserve=turn.sampling.max_tokens)
+    prompt = engine.render(as_messages(turn.system, shown, turn.prompt, turn.earlier), reserve=turn.sampling.max_tokens)
     if turn.prompt_ids[: len(prompt.ids)] == prompt.ids:  # what follows is the beginning of a reply that was gone on with
         return [piece.role or FORMAT for piece in prompt.pieces] + ["assistant"] * (len(turn.prompt_ids) - len(prompt.ids))
     # an earlier turn was erased, or the context setting differs: only the control tokens are certain

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assistant import paths
-from assistant.errors import ModelError, SafetyUnavailable
+from assistant.errors import ModelError, SafetyUnavailable, UsageError
 from assistant.lm import catalog, pull
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
+    from assistant import engines
     from assistant.lm.engine import Engine
     from safety.guard import Guard
 
@@ -35,8 +36,24 @@ def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | Non
     return pull.pull(entry, progress), entry
 
 
+def load_any_engine(settings: Settings, progress: Progress) -> engines.Engine:
+    """The engine that the settings ask for, here or on a server. Raises ModelError or UsageError."""
+    if settings.engine == "local":
+        return load_engine(settings, progress)
+    try:
+        from assistant.served.engine import ServedEngine
+    except ImportError as error:
+        raise UsageError("a served model needs an extra: pip install 'pellucid[served]'") from error
+    return ServedEngine.connect(
+        settings.base_url, settings.model, timeout=settings.server_timeout, retries=settings.server_retries,
+        context_length=settings.context, progress=progress,
+    )  # fmt: skip
+
+
 def load_engine(settings: Settings, progress: Progress) -> Engine:
-    """The engine that the settings ask for. Raises ModelError or UsageError."""
+    """The local engine that the settings ask for. Raises ModelError, also where they name a server, or UsageError."""
+    if settings.engine != "local":
+        raise ModelError("a served model shows nothing of its inside: use --engine local for this")
     path, entry = model_file(settings.model, progress)
     if (path / ADAPTER).is_file():
         return _adapted(path, settings, progress)

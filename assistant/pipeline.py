@@ -21,7 +21,7 @@ from assistant.turn import Finish, Message, ReplyToken, Sampling, Turn, Usage
 from safety.verdict import Action, Verdict
 
 if TYPE_CHECKING:
-    from assistant.lm.engine import Engine
+    from assistant.engines import Engine
     from assistant.store.ledger import Ledger
     from safety.guard import Guard
 
@@ -39,6 +39,10 @@ class Request:
     system: str = ""
     raw: bool = False
     """Continue the text itself, without a chat format."""
+    earlier: tuple[Message, ...] = ()
+    """A conversation that the client brings along, in place of a parent; filtered by whoever takes it in (see `served.api`)."""
+    client: str = ""
+    """Whose key asked, as a pseudonym, where the program serves several."""
     continues: str | None = None
     """The turn whose cut reply is gone on with; prompt and parent must be that turn's. The new turn has the whole reply."""
 
@@ -52,7 +56,7 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     prompt = language.clean_intake(request.prompt)
 
     # 1. The filter decides before the model sees a word.
-    verdict = guard.filter_prompt(prompt, context=[(m.role, m.text) for m in as_messages("", history)])
+    verdict = guard.filter_prompt(prompt, context=[(m.role, m.text) for m in [*request.earlier, *as_messages("", history)]])
     if verdict.redacted is not None:
         prompt = verdict.redacted
     turn = new_turn(request, prompt, verdict, engine, history)
@@ -66,7 +70,7 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
 
     # 2. The prompt becomes token ids; the intent is durable before anything is generated.
     ids = engine.render_raw(prompt) if request.raw else engine.render(
-        as_messages(request.system, history, prompt), reserve=request.sampling.max_tokens
+        as_messages(request.system, history, prompt, request.earlier), reserve=request.sampling.max_tokens
     )  # fmt: skip
     begun = ""
     if request.continues:
@@ -128,9 +132,9 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     yield Finished(turn)
 
 
-def as_messages(system: str, history: list[Turn], prompt: str | None = None) -> list[Message]:
+def as_messages(system: str, history: list[Turn], prompt: str | None = None, earlier: tuple[Message, ...] = ()) -> list[Message]:
     """The conversation as the model is shown it."""
-    messages = [Message("system", system)] if system else []
+    messages = [*([Message("system", system)] if system else []), *earlier]
     for turn in history:
         messages += [Message("user", turn.prompt), Message("assistant", turn.reply)]
     return [*messages, Message("user", prompt)] if prompt is not None else messages
@@ -156,6 +160,8 @@ def new_turn(request: Request, prompt: str, verdict: Verdict, engine: Engine, hi
         raw=request.raw,
         language=language.detect(prompt),
         created_us=time.time_ns() // 1000,
+        client=request.client,
+        earlier=request.earlier,
     )
 
 

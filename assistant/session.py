@@ -5,9 +5,10 @@ Creating a session is cheap and imports no torch; `load` does the heavy part and
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from assistant import pipeline
 from assistant.events import Event
@@ -15,6 +16,7 @@ from assistant.pipeline import Request
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
+    from assistant import engines
     from assistant.deletion import Ablation
     from assistant.lm.engine import Engine
     from assistant.store.ledger import Ledger
@@ -32,7 +34,7 @@ class Session:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.engine: Engine | None = None
+        self.engine: engines.Engine | None = None
         self.guard: Guard | None = None
         self._busy = threading.Lock()  # one model, one computation at a time
 
@@ -47,22 +49,26 @@ class Session:
 
         with self._busy:
             self.guard = self.guard or load_guard(self.settings, progress)
-        self.load_engine(progress)
+        from assistant.loading import load_any_engine
+
+        with self._busy:
+            self.engine = self.engine or load_any_engine(self.settings, progress)
 
     def load_engine(self, progress: Progress = lambda what, fraction: None) -> Engine:
-        """The model alone: enough to explain and to replay, where nothing is generated."""
+        """The local model alone: enough to explain and to look inside. Raises ModelError where the settings name a server."""
         from assistant.loading import load_engine
 
         with self._busy:
-            self.engine = self.engine or load_engine(self.settings, progress)
-            return self.engine
+            if self.engine is None or self.settings.engine != "local":
+                self.engine = load_engine(self.settings, progress)
+            return cast("Engine", self.engine)
 
     def respond(self, request: Request, cancel: threading.Event | None = None) -> Iterator[Event]:
         """The events of one turn (see `pipeline.respond`); loads first when that has not happened."""
         if self.engine is None or self.guard is None:
             self.load()
         assert self.engine is not None and self.guard is not None
-        with self._busy:
+        with contextlib.nullcontext() if self.engine.concurrent else self._busy:
             yield from pipeline.respond(request, engine=self.engine, guard=self.guard, ledger=self.ledger, cancel=cancel)
 
     def explain(

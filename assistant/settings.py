@@ -59,6 +59,14 @@ class Settings:
     """Path of the ledger; empty takes the default place."""
     watts_per_core: float = 5.0
     """Assumed power of one busy core, for energy estimates where no meter can be read."""
+    engine: str = "local"
+    """local: the model runs here; openai: a server that speaks the OpenAI protocol runs it (base_url, and model for its name there)."""
+    base_url: str = ""
+    """The server's address for engine = openai, as http://127.0.0.1:8000/v1. Its key comes from PELLUCID_API_KEY or the keyring."""
+    server_timeout: float = 60.0
+    """Seconds that a server may say nothing before it is given up."""
+    server_retries: int = 3
+    """How often a server that fails before its reply begins is asked again."""
 
     def __post_init__(self) -> None:
         self.sampling()  # refuses impossible values
@@ -68,6 +76,12 @@ class Settings:
             raise UsageError(f"dtype must be auto, float32, bfloat16, float16, int8 or int4, not {self.dtype!r}")
         if self.guard not in ("full", "ngrams", "off"):
             raise UsageError(f"guard must be full or ngrams, not {self.guard!r}")
+        if self.engine not in ("local", "openai"):
+            raise UsageError(f"engine must be local or openai, not {self.engine!r}")
+        if not 0.1 <= self.server_timeout <= 86_400:
+            raise UsageError(f"server_timeout must be between 0.1 and 86400 seconds, not {self.server_timeout}")
+        if not 0 <= self.server_retries <= 20:
+            raise UsageError(f"server_retries must be between 0 and 20, not {self.server_retries}")
         if self.threads < 0:
             raise UsageError("threads must be 0 or more")
         if not 64 <= self.context <= 1_000_000:

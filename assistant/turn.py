@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from assistant.errors import UsageError
 from safety.verdict import Verdict
+
+SERVED = "served"
+"""The `dtype` of a model that a server runs: in which numbers, it does not say."""
 
 Role = Literal[
     "system",  # how the assistant is to behave
@@ -79,6 +83,8 @@ class Usage:
     joules: float | None = None
     energy_source: str = "none"
     """`measured:rapl`, `measured:nvml`, `estimated: …` with its assumption, or `none`."""
+    served: Mapping[str, str] = field(default_factory=dict)
+    """Of a served reply: server, attempts, the parameters it was sent and those it refused, what the server said of itself."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -87,7 +93,8 @@ class Usage:
 
     def to_dict(self) -> dict[str, Any]:
         """The usage under its public JSON names."""
-        return {**asdict(self), "tokens_per_second": round(self.tokens_per_second, 3)}
+        out = {**asdict(self), "tokens_per_second": round(self.tokens_per_second, 3)}
+        return out if self.served else {name: value for name, value in out.items() if name != "served"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +103,11 @@ class ModelInfo:
 
     name: str
     sha256: str
+    """Of its file; empty for a served model, which shows no file."""
     dtype: str
+    """Its number format, or `served`."""
     device: str
+    """What it ran on, or the address of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +127,9 @@ class ReplyToken:
     id: int
     text: str
     logprob: float
-    """Natural log of its probability under the model (before temperature and truncation)."""
+    """Natural log of its probability under the model (before temperature and truncation); NaN where a server does not tell it."""
     entropy: float
-    """Of the model's distribution at this step, in nats."""
+    """Of the model's distribution at this step, in nats; for a served model a lower bound from the candidates, or NaN."""
     candidates: tuple[Candidate, ...] = ()
     risk: float | None = None
     """How risky the reply looks to the model's probe after this token, 0 to 1; None without a probe, and for the last token, which
@@ -158,6 +168,10 @@ class Turn:
     notices: tuple[str, ...] = field(default=())
     erased: tuple[str, ...] = ()
     """Which parts were erased from the log (`prompt`, `reply` …); they come back empty."""
+    client: str = ""
+    """Whose key asked, as a pseudonym (`Ledger.pseudonym`), where the program serves several; empty for the person at this machine."""
+    earlier: tuple[Message, ...] = ()
+    """What the model was shown before the prompt where a client brought its own conversation along, instead of a parent in the log."""
 
     @property
     def in_context(self) -> bool:

@@ -204,7 +204,8 @@ def _history(ledger: Ledger, turn: Turn) -> list[Turn]:
 def _replay_safety(turn: Turn, history: Sequence[Turn], guard: Judge) -> dict[str, str]:
     if {"prompt", "reply"} & set(turn.erased):
         return {"prompt": "erased", "reply": "erased"}
-    context = [pair for earlier in history for pair in (("user", earlier.prompt), ("assistant", earlier.reply))]
+    context: list[tuple[str, str]] = [(message.role, message.text) for message in turn.earlier]
+    context += [pair for earlier in history for pair in (("user", earlier.prompt), ("assistant", earlier.reply))]
     out: dict[str, str] = {}
     if turn.prompt_verdict.redacted is not None:
         out["prompt"] = "the text it judged was redacted before it was logged"

@@ -38,7 +38,7 @@ class EngineReplay:
         """The prompt ids that turn and history give now."""
         if turn.raw:
             return self._engine.render_raw(turn.prompt).ids
-        messages = as_messages(turn.system, list(history), turn.prompt)
+        messages = as_messages(turn.system, list(history), turn.prompt, turn.earlier)
         return self._engine.render(messages, reserve=turn.sampling.max_tokens).ids
 
     @torch.inference_mode()

@@ -26,7 +26,7 @@ model_option = click.option("--model", metavar="NAME|PATH", help="A model of `pe
 
 
 def model_options(command: F) -> F:
-    """--model, --device, --dtype, --chat-format, --threads, --policy, --unsafe-no-moderation."""
+    """--model, --engine, --base-url, --device, --dtype, --chat-format, --threads, --policy, --unsafe-no-moderation."""
     for option in (
         click.option(
             "--unsafe-no-moderation",
@@ -40,6 +40,8 @@ def model_options(command: F) -> F:
         click.option("--threads", type=int, help="Processor threads; 0 takes all."),
         click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4."),
         click.option("--device", help="auto, cpu, cuda, mps."),
+        click.option("--base-url", metavar="URL", help="With --engine openai: the server's address, as http://127.0.0.1:8000/v1."),
+        click.option("--engine", help="local (default), or openai: a server runs the model."),
         model_option,
     ):
         command = option(command)

@@ -14,6 +14,7 @@ from assistant.errors import PellucidError
 COMMANDS = {
     "chat": "Talk to the model in the terminal application (also what `pellucid` alone does).",
     "serve": "Open the terminal application in a browser on this machine.",
+    "serve-api": "Answer other programs: an OpenAI-compatible server with filter, moderation and log.",
     "ask": "Ask one question; the reply goes to stdout.",
     "explain": "Show which words of the prompt a logged reply came from.",
     "moderate": "Judge texts without generating anything.",
@@ -39,7 +40,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"assistant.cli.{name}"), name)
+        command = getattr(importlib.import_module(f"assistant.cli.{name.replace('-', '_')}"), name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

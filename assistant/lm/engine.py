@@ -37,6 +37,8 @@ PREFILL_CHUNK = 512
 class Engine:
     """One model on one device with one conversation's cache. Not thread-safe: one caller at a time."""
 
+    concurrent = False
+
     def __init__(
         self,
         model: Transformer,

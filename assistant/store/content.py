@@ -8,6 +8,7 @@ decoding has limits.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,11 +85,22 @@ def decode(codec: str, body: bytes) -> Any:
 
 
 def pack_tokens(tokens: Sequence[ReplyToken]) -> list[list[Any]]:
-    """Tokens as short JSON rows: id, text, log-probability, entropy, candidates, and the probe's risk where there is one."""
+    """Tokens as short JSON rows: id, text, log-probability, entropy (null where not known), candidates, and the probe's risk if any."""
     return [
-        [t.id, t.text, t.logprob, t.entropy, [[c.id, c.text, c.logprob] for c in t.candidates], *([] if t.risk is None else [t.risk])]
+        [
+            t.id, t.text, _known(t.logprob), _known(t.entropy), [[c.id, c.text, c.logprob] for c in t.candidates],
+            *([] if t.risk is None else [t.risk]),
+        ]
         for t in tokens
-    ]
+    ]  # fmt: skip
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def unpack_tokens(rows: Any, start: int = 0) -> tuple[ReplyToken, ...]:
@@ -96,7 +108,7 @@ def unpack_tokens(rows: Any, start: int = 0) -> tuple[ReplyToken, ...]:
     try:
         return tuple(
             ReplyToken(
-                index, int(id_), str(text), float(logprob), float(entropy),
+                index, int(id_), str(text), _number(logprob), _number(entropy),
                 tuple(Candidate(int(i), str(t), float(p)) for i, t, p in candidates),
                 *(float(value) for value in risk[:1]),
             )

@@ -26,7 +26,7 @@ from assistant.store.content import (
     text_part,
     unpack_tokens,
 )
-from assistant.turn import Finish, ModelInfo, Sampling, Turn, Usage
+from assistant.turn import Finish, Message, ModelInfo, Sampling, Turn, Usage
 from safety.verdict import Action, Finding, Verdict
 
 CLOSING = ("output", "interrupted")
@@ -44,7 +44,11 @@ def intent(turn: Turn) -> tuple[Record, list[Part]]:
         "filter": _verdict_record(turn.prompt_verdict),
         "sampling": _sampling_record(turn.sampling),
     }
+    if turn.client:
+        record["client"] = turn.client
     detail: dict[str, Any] = {}
+    if turn.earlier:
+        detail["earlier"] = [[message.role, clean_intake(message.text)] for message in turn.earlier]
     if turn.system:
         detail["system"] = clean_intake(turn.system)
     if turn.sampling.stop:
@@ -121,6 +125,8 @@ def turn_of(opened: Record, closed: Record | None, parts: Mapping[str, Any], era
         language=opened["lang"],
         notices=tuple(asked.get("notices", ())),
         erased=erased,
+        client=opened.get("client", ""),
+        earlier=tuple(Message(role, text) for role, text in asked.get("earlier", ())),
     )
 
 
@@ -185,7 +191,7 @@ def _sampling(record: Record, stop: Sequence[str]) -> Sampling:
 
 
 def _usage_record(usage: Usage) -> Record:
-    return {
+    record: Record = {
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "reply_tokens": usage.reply_tokens,
@@ -195,6 +201,7 @@ def _usage_record(usage: Usage) -> Record:
         "uj": None if usage.joules is None else micro(usage.joules),
         "energy_source": usage.energy_source,
     }
+    return {**record, "served": dict(usage.served)} if usage.served else record
 
 
 def _usage(record: Record) -> Usage:
@@ -207,4 +214,5 @@ def _usage(record: Record) -> Usage:
         decode_seconds=unmicro(record["decode_us"]),
         joules=None if record["uj"] is None else unmicro(record["uj"]),
         energy_source=record["energy_source"],
+        served=record.get("served", {}),
     )

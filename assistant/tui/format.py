@@ -57,10 +57,9 @@ def verdict_words(verdict: Verdict) -> str:
 
 
 def mean_probability(turn: Turn) -> float | None:
-    """The geometric mean of the probabilities of the reply's tokens; None without tokens."""
-    if not turn.tokens:
-        return None
-    return math.exp(sum(token.logprob for token in turn.tokens) / len(turn.tokens))
+    """The geometric mean of the probabilities of the reply's tokens; None without tokens, or where a server did not tell them."""
+    mean = sum(token.logprob for token in turn.tokens) / len(turn.tokens) if turn.tokens else math.nan
+    return None if math.isnan(mean) else math.exp(mean)
 
 
 def footer(turn: Turn, position: tuple[int, int] = (1, 1)) -> str:

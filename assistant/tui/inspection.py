@@ -43,7 +43,7 @@ def candidate_table(token: ReplyToken | None, rows: int, width: int, against: in
     room = max(6, width - 18)
     lines = []
     for candidate in sorted(token.candidates, key=lambda c: -c.logprob)[:rows]:
-        mark = "◇" if candidate.id == against else "●" if candidate.id == token.id or candidate.text == token.text else " "
+        mark = "◇" if candidate.id == against else "●" if _same(candidate, token) or candidate.text == token.text else " "
         lines.append(_candidate(mark, candidate, room))
     return Content("\n").join(lines)
 
@@ -58,7 +58,12 @@ def others(token: ReplyToken | None) -> list[Candidate]:
     """What could have stood there instead, the likeliest first."""
     if token is None:
         return []
-    return sorted((c for c in token.candidates if c.id != token.id), key=lambda c: -c.logprob)
+    return sorted((c for c in token.candidates if not _same(c, token)), key=lambda c: -c.logprob)
+
+
+def _same(candidate: Candidate, token: ReplyToken) -> bool:
+    """Whether the candidate is the token that was chosen; a served model tells texts, no ids."""
+    return candidate.id == token.id if token.id >= 0 else candidate.text == token.text
 
 
 def ablation_table(candidates: Sequence[Candidate], chosen: int, rows: int, width: int) -> Content:
@@ -81,7 +86,7 @@ def confidence_line(turn: Turn, units: Sequence[Unit], picked: int | None, width
     first = max(0, min((picked or 0) - width // 2, len(units) - width))
     for index, unit in enumerate(units[first : first + width], first):
         probability = math.exp(sum(turn.tokens[i].logprob for i in unit.indices) / len(unit.indices))
-        block = _LEVELS[min(7, int(probability * 8))]
+        block = " " if math.isnan(probability) else _LEVELS[min(7, int(probability * 8))]
         style = "reverse" if index == picked else "$text-success" if probability > 0.5 else "$text-warning"
         parts.append(Content.styled(block, style))
     return Content("").join(parts)

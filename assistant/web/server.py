@@ -8,7 +8,6 @@ path, the right Host (against DNS rebinding) and, for the WebSocket, the right O
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,17 +18,10 @@ from aiohttp import web
 from textual_serve.server import Server, to_int
 
 from assistant.errors import UsageError
+from assistant.web.loopback import is_loopback
 from safety.resources import data_path
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class GuardedServer(Server):

@@ -29,7 +29,9 @@ from assistant.tui.widgets.strip import Strip
 from assistant.tui.widgets.transcript import Transcript
 from assistant.tui.widgets.turn_view import TurnView
 
-_OF_THE_ENGINE = ("model", "device", "dtype", "threads", "context")
+_OF_THE_ENGINE = (
+    "model", "device", "dtype", "threads", "context", "engine", "base_url", "server_timeout", "server_retries",
+)  # fmt: skip
 _REFRESH = 0.15  # seconds: seven updates a second look smooth and leave the processor to the model
 
 

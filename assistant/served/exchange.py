@@ -1,0 +1,222 @@
+"""One streamed request to a server: tried again with growing pauses while nothing has come, given up cleanly, closed when cancelled.
+
+All connections live on one background event loop, so that cancelling a request at whatever point closes its socket: the server sees
+that nobody listens any more. The caller's side is an ordinary blocking iterator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import ssl
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import openai
+
+from assistant.errors import ModelError
+from assistant.served.address import without
+from assistant.served.sse import MalformedStream, events
+
+CONNECT_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+_WAKE_SECONDS = 0.05
+"""How long a cancelled caller waits at most before it notices."""
+_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+_MESSAGE = 300
+OPTIONAL = ("top_k", "min_p", "repetition_penalty", "repeat_penalty")
+"""Sampling parameters that the OpenAI protocol does not have and many servers do."""
+
+
+class Server:
+    """A connection pool to one server. Safe to use from many threads."""
+
+    def __init__(self, url: str, key: str, *, timeout: float, retries: int, pause: float = FIRST_PAUSE) -> None:
+        self.url, self._key = url, key
+        self.timeout, self.retries, self._pause = timeout, retries, pause
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="served", daemon=True).start()
+        self._client = self.wait(self._open())
+
+    async def _open(self) -> openai.AsyncOpenAI:
+        limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
+        return openai.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", timeout=limits, max_retries=0)
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of `work`, done on the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One plain answer: GET, or POST with a body. Raises ModelError."""
+
+        async def once() -> Any:
+            return await (self._client.get(path, cast_to=object) if body is None else self._client.post(path, body=body, cast_to=object))
+
+        async def work() -> Any:
+            for attempt in range(self.retries + 1):
+                try:
+                    return await once()
+                except Exception as error:
+                    if attempt == self.retries or not _worth_another(error):
+                        raise self.translated(error) from error
+                    await asyncio.sleep(self._pause_before(attempt, error))
+
+        answer = self.wait(work())
+        if not isinstance(answer, dict):
+            raise ModelError(f"the server {self.url} does not speak the OpenAI protocol: check --base-url, which usually ends in /v1")
+        return answer
+
+    def stream(self, path: str, body: dict[str, Any], cancel: threading.Event | None) -> Stream:
+        """A streamed answer to `body`; iterate over its events."""
+        return Stream(self, path, body, cancel)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _pause_before(self, attempt: int, error: Exception) -> float:
+        asked = str(error.response.headers.get("retry-after", "")) if isinstance(error, openai.APIStatusError) else ""
+        if asked.isdecimal():
+            return min(float(asked), LONGEST_PAUSE)
+        return float(min(self._pause * 2**attempt, LONGEST_PAUSE) * random.uniform(0.75, 1.25))
+
+    def translated(self, error: Exception) -> Exception:
+        """What went wrong as one sentence that says what to do next; no key in it."""
+        url, reason = self.url, without(self._key, _reason(error))
+        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+        if _caused_by(error, ssl.SSLError):
+            return ModelError(f"the certificate of {url} is not accepted ({reason}): check the address, or set SSL_CERT_FILE")
+        if "Timeout" in type(error).__name__:
+            return ModelError(f"the server {url} said nothing for {self.timeout:g} seconds: try again, or raise server_timeout")
+        if isinstance(error, openai.APIConnectionError):
+            return ModelError(f"the server {url} cannot be reached ({reason}): start it, or check --base-url")
+        if status in (401, 403):
+            return ModelError(f"the server {url} does not accept the key: put the right one into PELLUCID_API_KEY or the keyring")
+        if status == 404:
+            return ModelError(f"the server {url} has no such model or path ({reason}): check --model, and --base-url, which ends in /v1")
+        if status in _AGAIN:
+            return ModelError(f"the server {url} cannot answer now ({status}: {reason}): try again later")
+        if status:
+            return ModelError(f"the server {url} refused the request ({status}: {reason}): change it, or choose another model")
+        if isinstance(error, MalformedStream):
+            return ModelError(f"the server {url} sent {reason}: check --base-url, or ask again")
+        return ModelError(f"the server {url} broke off its reply ({reason}): what had come is kept; ask again")
+
+
+class Stream:
+    """The events of one streamed answer. Iterate once; `attempts` and `dropped` say what it took."""
+
+    def __init__(self, server: Server, path: str, body: dict[str, Any], cancel: threading.Event | None) -> None:
+        self.attempts = 0
+        self.dropped: list[str] = []
+        """Parameters that the server refused, and that were left out."""
+        self._server, self._path, self._body, self._cancel = server, path, dict(body), cancel
+        self._inbox: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+        self._heard = False
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The events as they come; ends early, and quietly, when cancelled. Raises ModelError; what came before it was yielded."""
+        work = asyncio.run_coroutine_threadsafe(self._work(), self._server._loop)
+        try:
+            while not (self._cancel is not None and self._cancel.is_set()):
+                try:
+                    event = self._inbox.get(timeout=_WAKE_SECONDS)
+                except queue.Empty:
+                    continue
+                if event is None:
+                    return
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            work.cancel()  # closes the socket wherever the exchange is; nothing where it has ended
+
+    def heard(self) -> None:
+        """Something of the reply has come: from now on a failure is final, for a second try would say something else."""
+        self._heard = True
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                self.attempts += 1
+                await self._once()
+                self._inbox.put(None)
+                return
+            except Exception as error:
+                if not self._heard and self._simplified(error):
+                    self.attempts -= 1
+                    continue
+                if self._heard or self.attempts > self._server.retries or not _worth_another(error):
+                    self._inbox.put(self._server.translated(error))
+                    return
+                await asyncio.sleep(self._server._pause_before(self.attempts - 1, error))
+
+    async def _once(self) -> None:
+        completions = self._server._client.chat.completions if self._path.startswith("/chat") else self._server._client.completions
+        create: Callable[..., Any] = completions.with_streaming_response.create
+        extra = {name: value for name, value in self._body.items() if name in OPTIONAL}
+        usual = {name: value for name, value in self._body.items() if name not in OPTIONAL}
+        ended = False
+        async with create(**usual, extra_body=extra, stream=True) as response:
+            async for event in events(response.iter_bytes()):
+                self._heard = self._heard or _says_something(event)
+                ended = ended or _ends(event)
+                self._inbox.put(event)
+        if not ended:
+            raise ConnectionError("it ended before the reply did")
+
+    def _simplified(self, error: Exception) -> bool:
+        """Whether the server complained of a parameter that can be done without; it is left out of the next try."""
+        if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 422, 500, 501):
+            return False
+        complaint = f"{error.message} {error.body}"
+        groups = (("stream_options",), ("top_logprobs",), ("logprobs", "top_logprobs"), ("seed",), OPTIONAL)
+        for group in groups:
+            present = [name for name in group if name in self._body]
+            if present and any(name in complaint for name in group):
+                for name in present:
+                    del self._body[name]
+                self.dropped += present
+                return True
+        return False
+
+
+def _says_something(event: dict[str, Any]) -> bool:
+    choices = event.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    delta = choice.get("delta")
+    return bool(choice.get("text") or (isinstance(delta, dict) and delta.get("content")))
+
+
+def _ends(event: dict[str, Any]) -> bool:
+    choices = event.get("choices")
+    return "error" in event or (
+        isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict) and bool(choices[0].get("finish_reason"))
+    )
+
+
+def _worth_another(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in _AGAIN
+    return not _caused_by(error, ssl.SSLError)
+
+
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind) or (kind is ssl.SSLError and "CERTIFICATE" in str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """What the server or the system says, in one short line."""
+    deepest: BaseException = error
+    while (below := deepest.__cause__) is not None:
+        deepest = below
+    text = str(deepest if isinstance(error, openai.APIConnectionError) else getattr(error, "message", None) or error)
+    return " ".join(text.split())[:_MESSAGE] or type(deepest).__name__

@@ -1,0 +1,41 @@
+"""The server's socket, and uvicorn on it."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from assistant.errors import UsageError
+from assistant.served.api import Api
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; before the model is loaded, so that a port that is taken is said at once. Raises UsageError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host.strip("[]"), port))
+        made.listen(128)
+    except OSError as error:
+        made.close()
+        raise UsageError(f"port {port} of {host} cannot be used ({error.strerror}): choose another with --port") from error
+    return made
+
+
+def run(api: Api, listening: socket.socket) -> None:
+    """Serve until Ctrl+C; replies in the making are then stopped, and logged as such."""
+    server = uvicorn.Server(configured(api))
+    try:
+        server.run(sockets=[listening])
+    finally:
+        api.close()
+
+
+def configured(api: Api) -> uvicorn.Config:
+    """How uvicorn serves it: no access log (paths and addresses are nobody's business), little patience with idle connections."""
+    return uvicorn.Config(
+        api.app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
+        lifespan="off", h11_max_incomplete_event_size=32_768,
+    )  # fmt: skip
