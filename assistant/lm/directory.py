@@ -148,8 +148,8 @@ class Directory:
         return False
 
     def codes(self, name: str) -> Codes:
-        """Never called."""
-        raise NotImplementedError
+        """There are none. Raises ModelError."""
+        raise ModelError(f"{self.name}: tensor {name} is not quantised: use --dtype auto")
 
     def weights(self) -> int:
         """How many numbers it holds."""

@@ -19,6 +19,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from assistant.errors import ModelError
+from assistant.lm.mapped import map_file
 
 MAX_ENTRIES = 10_000  # of metadata or tensors; real files have hundreds
 MAX_ARRAY = 1_000_000  # the largest vocabularies have 262,144 pieces
@@ -50,13 +51,7 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as handle:
-                self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise GGUFError(f"{path} is empty: fetch the model again") from None
-        except OSError as error:
-            raise GGUFError(f"cannot open the model file {path}: {error.strerror or error}") from error
+        self._map = map_file(path, GGUFError)
         try:
             self.metadata, self.tensors = _Cursor(self._map).read()
         except GGUFError as error:

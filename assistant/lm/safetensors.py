@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from assistant.errors import ModelError
+from assistant.lm.mapped import map_file
 
 MAX_HEADER = 16 << 20  # bytes; the largest real headers have about one
 MAX_TENSORS = 100_000
@@ -57,13 +58,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as handle:
-                self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise SafetensorsError(f"{path.name} is not a usable safetensors file: it is empty; fetch the model again") from None
-        except OSError as error:
-            raise SafetensorsError(f"cannot open the model file {path}: {error.strerror or error}") from error
+        self._map = map_file(path, SafetensorsError)
         try:
             self.entries, self.metadata = _read(self._map)
         except _Damaged as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,7 @@ VALIDATION_TOKENS = 32_768
 _CADENCE = ("evaluate_every", "sample_every", "save_every", "save_seconds")
 
 
-class Work:
+class Work(ABC):
     """A training with its folder. Iterate over `events()`, then `finish()`."""
 
     command = "train"
@@ -55,17 +56,17 @@ class Work:
         """What to do with the result."""
         return f"try `pellucid ask --model {self.output} TEXT`"
 
+    @abstractmethod
     def text(self, prompt: int, ids: Sequence[int]) -> str:
         """A sample in words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def store(self, weights: dict[str, Tensor]) -> Path:
         """Write what was learnt (by parameter name) into the folder; returns the file with the weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numbers(self) -> dict[str, Any]:
         """What the model is, for the card."""
-        raise NotImplementedError
 
     def events(self) -> Iterator[Event]:
         """Train to the end. Whoever stops iterating should call `keep`."""
