@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant import paths
 from assistant.errors import ModelError, SafetyUnavailable, UsageError
-from assistant.lm import catalog, pull
+from assistant.lm import catalog, hub, pull
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ ADAPTER = "adapter.json"
 
 def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None]:
     """The file of a catalogue name or path; a catalogue model that is missing is fetched. Raises ModelError."""
+    if hub.is_name(name):
+        if not (path := hub.folder(name)).exists():
+            raise ModelError(f"{name} has not been fetched: run `pellucid models pull {name}`")
+        return path, None
     if catalog.looks_like_path(name):
         path = Path(name).expanduser()
         if not path.exists():

@@ -98,11 +98,13 @@ class _Engines:
     def _load_engine(self, info: ModelInfo) -> Replayable:
         from assistant import settings
         from assistant.audit.rescore import EngineReplay
-        from assistant.lm import catalog
+        from assistant.lm import catalog, hub
         from assistant.loading import load_engine
 
         name = self._model or info.name
-        if not catalog.looks_like_path(name):
+        if not self._model:
+            name = next((full for full, place in hub.fetched() if place.name == name), name)
+        if not hub.is_name(name) and not catalog.looks_like_path(name):
             try:
                 entry = catalog.find(name)
             except ModelError:

@@ -13,7 +13,7 @@ from assistant.cli.common import Progress, echo_json, json_option
 from assistant.cli.export import export
 from assistant.cli.main import say
 from assistant.errors import ModelError
-from assistant.lm import catalog, pull
+from assistant.lm import catalog, hub, pull
 from assistant.tui.sanitize import sanitize
 
 if TYPE_CHECKING:
@@ -39,26 +39,41 @@ def list_models(as_json: bool) -> None:
         }
         for e in (*catalog.CATALOG, catalog.GUARD_ENCODER)
     ]  # fmt: skip
+    found = hub.fetched()
     if as_json:
-        echo_json(rows)
+        echo_json(rows + [{"name": name, "fetched": True, "path": str(place), "description": "from the hub"} for name, place in found])
         return
     for row, entry in zip(rows, (*catalog.CATALOG, catalog.GUARD_ENCODER), strict=True):
         mark = "●" if row["fetched"] else "○"
         default = " (default)" if row["default"] else ""
         click.echo(f"{mark} {entry.name:14} {row['megabytes']:>5} MB  {'/'.join(entry.languages):6} {entry.description}{default}")
+    for name, place in found:
+        megabytes = round(sum(file.stat().st_size for file in place.iterdir()) / 1e6)
+        click.echo(sanitize(f"● {name}  {megabytes} MB, from the hub"))
 
 
 @models.command("pull")
 @click.argument("name", default=catalog.DEFAULT)
 @click.option("--force", is_flag=True, help="Fetch again even when it is there.")
 @click.option("--accept-terms", is_flag=True, help="You have read the terms of the model and accept them.")
-def pull_model(name: str, force: bool, accept_terms: bool) -> None:
-    """Fetch a model, check its hash and keep it in the model folder."""
+@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of a model of the hub.")
+def pull_model(name: str, force: bool, accept_terms: bool, revision: str) -> None:
+    """Fetch a model, check its hash and keep it in the model folder.
+
+    NAME is one of `models list`, or ORGANISATION/NAME of the Hugging Face hub.
+    """
+    progress = Progress()
+    if hub.is_name(name):
+        try:
+            place = hub.pull(name, progress, revision=revision, force=force)
+        finally:
+            progress.done()
+        click.echo(str(place))
+        return
     entry = catalog.find(name)
     if entry.terms and not accept_terms and (force or not entry.path.exists()) and sys.stdin.isatty():
         say(f"{entry.name} comes under terms of its own ({entry.licence}): {entry.terms}")
         accept_terms = click.confirm("Have you read them, and do you accept them?", err=True)
-    progress = Progress()
     try:
         path = pull.pull(entry, progress, force=force, accept_terms=accept_terms)
     finally:
@@ -74,11 +89,12 @@ def info(name: str, as_json: bool) -> None:
     from assistant.lm.source import open_source
 
     entry = None if catalog.looks_like_path(name) else catalog.find(name)
-    path = entry.path if entry else Path(name).expanduser()
+    path = entry.path if entry else hub.folder(name) if hub.is_name(name) else Path(name).expanduser()
     if entry is catalog.GUARD_ENCODER:
         raise ModelError(f"{name} is the guard's encoder, not a chat model: see data/safety/MODEL_CARD.md")
     if not path.exists():
-        raise ModelError(f"{name} has not been fetched: run `pellucid models pull {name}`" if entry else f"there is no file {name}")
+        known = entry or hub.is_name(name)
+        raise ModelError(f"{name} has not been fetched: run `pellucid models pull {name}`" if known else f"there is no file {name}")
     source = open_source(path)
     about = source.facts()
     facts = {
@@ -123,7 +139,7 @@ def _understood(source: Source) -> dict[str, object]:
 @click.argument("name")
 def remove(name: str) -> None:
     """Delete a fetched model."""
-    if not pull.remove(catalog.find(name)):
+    if not (hub.remove(name) if hub.is_name(name) else pull.remove(catalog.find(name))):
         say(f"{name} was not there")
 
 
@@ -131,4 +147,7 @@ def remove(name: str) -> None:
 @click.argument("name", required=False)
 def path(name: str | None) -> None:
     """Where models are kept, or where the model NAME is."""
-    click.echo(str(catalog.find(name).path if name else paths.models_dir()))
+    if name and hub.is_name(name):
+        click.echo(str(hub.folder(name)))
+    else:
+        click.echo(str(catalog.find(name).path if name else paths.models_dir()))
