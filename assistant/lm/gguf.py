@@ -30,6 +30,8 @@ MAX_ALIGNMENT = 1 << 20
 _ARRAY, _STRING, _BOOL = 9, 8, 7
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
+_LENGTH = struct.Struct("<Q").unpack_from
+
 
 class GGUFError(ModelError):
     """The file is not a GGUF file, is damaged, or is hostile."""
@@ -96,6 +98,20 @@ class _Cursor:
         except UnicodeDecodeError:
             raise GGUFError(f"{what} is not UTF-8") from None
 
+    def texts(self, count: int, what: str) -> list[str]:
+        """So many strings one after the other: `text` written out, since a vocabulary has a hundred thousand."""
+        data, size, at, out = self.data, self.size, self.at, []
+        try:
+            for _ in range(count):
+                begin = at + 8
+                if begin > size or (at := begin + _LENGTH(data, at)[0]) > size:
+                    raise GGUFError(f"{what} reaches beyond the end of the file")
+                out.append(data[begin:at].decode("utf-8"))
+        except UnicodeDecodeError:
+            raise GGUFError(f"{what} is not UTF-8") from None
+        self.at = at
+        return out
+
     def name(self, what: str) -> str:
         name = self.text(what, MAX_KEY)
         if not name or not name.isascii() or not name.isprintable() or ".." in name or "/" in name:
@@ -121,8 +137,8 @@ class _Cursor:
         if element in _NUMBERS:
             dtype = np.dtype("<" + {"?": "u1"}.get(_NUMBERS[element], _NUMBERS[element]))
             return np.frombuffer(self.take(length * dtype.itemsize, key), dtype).tolist()
-        if element == _STRING and length * 8 > self.size - self.at:
-            raise GGUFError(f"{key} reaches beyond the end of the file")
+        if element == _STRING:
+            return self.texts(length, key)
         return [self.value(element, key, inside_array=True) for _ in range(length)]
 
     def read(self) -> tuple[Mapping[str, Any], Mapping[str, TensorInfo]]:

@@ -182,7 +182,10 @@ def _scored(file: GGUFFile, vocabulary: list[str], types: list[int]) -> Tokenize
 
 def bytes_of_byte_level(token: str) -> bytes:
     """The bytes of a token of a byte-level vocabulary, each written as one printable character; others stand for themselves."""
-    return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
+    try:
+        return bytes([_BYTE_OF[c] for c in token])
+    except KeyError:
+        return token.encode()
 
 
 def _kinds(part: Any) -> set[str]:

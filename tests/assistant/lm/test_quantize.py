@@ -8,6 +8,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Type
 
 from assistant.lm.gguf import GGUFError, TensorInfo
+from assistant.lm.head import rounded
 from assistant.lm.quantize import can_pack, codes, dequantise, pack_int4
 
 
@@ -78,3 +79,12 @@ def test_weights_that_are_no_numbers_are_refused():
 def test_what_the_kernel_cannot_take_is_not_packed():
     assert not can_pack(TensorInfo("w", (15, 64), Type.Q4_1, 0, 0))
     assert not can_pack(TensorInfo("w", (16, 64), Type.Q8_0, 0, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_heads_codes_are_the_nearest_and_a_row_of_zeros_stays_zero(dtype):
+    weight = torch.randn(9000, 12, generator=torch.Generator().manual_seed(1)).to(dtype)
+    weight[5] = 0
+    codes, scales = rounded(weight)
+    assert codes.abs().amax(1).tolist() == [0 if i == 5 else 127 for i in range(9000)]
+    assert ((codes * scales.unsqueeze(1) - weight.float()).abs() <= 0.5001 * scales.unsqueeze(1)).all()
