@@ -12,13 +12,14 @@ from assistant.errors import PellucidError
 from assistant.tui.composing import SparingCompositor
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import MessageDialog
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.told import told
 
 _T = TypeVar("_T")
 
 
-class TellingScreen(Screen[ScreenResultType]):
+class TellingScreen(LeftOnce, Screen[ScreenResultType]):
     """A screen that asks the ledger and tells the person."""
 
     def __init__(self) -> None:
