@@ -188,7 +188,7 @@ class Watch:
             if chat.generation is not None:
                 chat.call_after_refresh(lambda: self.frames.append(time.perf_counter() - began))
 
-        chat._ticker._callback = timed
+        chat._drain = timed
 
 
 def resident_bytes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,7 @@ def chat(conversation: str | None = None, db: str | None = None, plain: bool = F
             sys.exit(run_plain(Session(settings, ledger), conversation=conversation))
     if not in_browser(os.environ) and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the terminal application needs a terminal: use `pellucid ask TEXT` in scripts and pipes")
+    gc.disable()  # until the first paint: what is made by then lives as long as the program
     from assistant.tui.app import run
 
     sys.exit(run(settings, conversation=conversation))

@@ -16,11 +16,12 @@ from textual.widgets.option_list import Option
 
 from assistant.tui.rendering import safe
 from assistant.tui.sanitize import one_line
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.widgets.safe_input import SafeInput
 
 
-class MessageDialog(ModalScreen[bool]):
+class MessageDialog(LeftOnce, ModalScreen[bool]):
     """Something to read. Answers True when the second button (if any) was chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(False)", "")]
@@ -44,7 +45,7 @@ class MessageDialog(ModalScreen[bool]):
         self.dismiss(event.button.id == "other")
 
 
-class ConfirmDialog(ModalScreen[bool]):
+class ConfirmDialog(LeftOnce, ModalScreen[bool]):
     """A question; answers True only when it was confirmed. The safe answer has the focus."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,n", "dismiss(False)", ""), ("y", "dismiss(True)", "")]
@@ -67,7 +68,7 @@ class ConfirmDialog(ModalScreen[bool]):
         self.dismiss(event.button.id == "confirm")
 
 
-class InputDialog(ModalScreen[str | None]):
+class InputDialog(LeftOnce, ModalScreen[str | None]):
     """One line to type; answers None when it was left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(None)", "")]
@@ -89,7 +90,7 @@ class InputDialog(ModalScreen[str | None]):
         self.dismiss(event.value)
 
 
-class ChoiceDialog(ModalScreen[str | None]):
+class ChoiceDialog(LeftOnce, ModalScreen[str | None]):
     """A list of (id, label, explanation); answers the id chosen, None when it was left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(None)", "")]

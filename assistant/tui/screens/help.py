@@ -14,11 +14,12 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from assistant.tui import commands
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.terminal import shift_enter_works
 from assistant.tui.text import say
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(LeftOnce, ModalScreen[None]):
     """Something to read; Esc closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,f1,q", "dismiss(None)", "")]

@@ -20,11 +20,12 @@ from assistant.tui import models
 from assistant.tui.format import bar
 from assistant.tui.rendering import safe
 from assistant.tui.sanitize import one_line
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.told import told
 
 
-class PullDialog(ModalScreen[bool]):
+class PullDialog(LeftOnce, ModalScreen[bool]):
     """Fetches the model `name` from the moment it is shown; answers True when it is there."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "stop", "")]

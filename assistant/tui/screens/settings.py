@@ -21,13 +21,14 @@ from assistant.settings import Settings, convert, field_help
 from assistant.tui import config_file
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import InputDialog
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.told import told
 
 _NOT_HERE = {"database"}  # the log is open: another one needs another start
 
 
-class SettingsScreen(ModalScreen[Settings]):
+class SettingsScreen(LeftOnce, ModalScreen[Settings]):
     """Answers the settings as they were left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,f2", "leave", ""), ("s", "save", "")]

@@ -9,16 +9,22 @@ from typing import Literal, TypeVar
 from textual.screen import Screen, ScreenResultType
 
 from assistant.errors import PellucidError
+from assistant.tui.composing import SparingCompositor
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import MessageDialog
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.told import told
 
 _T = TypeVar("_T")
 
 
-class TellingScreen(Screen[ScreenResultType]):
+class TellingScreen(LeftOnce, Screen[ScreenResultType]):
     """A screen that asks the ledger and tells the person."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compositor = SparingCompositor()
 
     async def attempt(self, job: Callable[[], _T], quiet: bool = False) -> _T | None:
         """Run a blocking `job` in a thread; an error is shown (in passing when `quiet`) and gives None."""

@@ -85,7 +85,7 @@ def rows_of(blocks: Sequence[MarkdownBlock], ordered: bool, lead: str = "") -> l
                 if inner and mark != space:  # an item that begins with a list: both bullets stand on one line
                     inner[0] = replace(inner[0], lead=lead + mark + inner[0].lead.removeprefix(lead + space))
                 rows += inner
-            elif type(block) is MarkdownParagraph:
+            elif isinstance(block, MarkdownParagraph):
                 rows.append(Row(lead, mark, block._content))
             else:
                 return None

@@ -15,7 +15,7 @@ from textual.widgets._markdown import MarkdownBlock, MarkdownFence
 
 from assistant.tui.sanitize import sanitize
 from assistant.tui.widgets.flat_list import FlatBulletList, FlatOrderedList
-from assistant.tui.widgets.settled import Settled
+from assistant.tui.widgets.settled import Settled, Uniform
 
 
 def parser() -> MarkdownIt:
@@ -54,7 +54,7 @@ def _settled(block: type[MarkdownBlock]) -> type[MarkdownBlock]:
     return type(block.__name__, (Settled, block), {"__module__": __name__})
 
 
-class SafeMarkdown(Settled, Markdown):
+class SafeMarkdown(Uniform, Markdown):
     """Textual's Markdown behind the sanitiser. A clicked link is reported, never followed."""
 
     BLOCKS: dict[str, type[MarkdownBlock]] = {  # noqa: RUF012 (declared so by Markdown)

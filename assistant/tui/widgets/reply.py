@@ -15,14 +15,14 @@ from assistant.tui.rendering import safe
 from assistant.tui.reply_blocks import Blocks
 from assistant.tui.sanitize import StreamSanitizer, sanitize
 from assistant.tui.widgets.markdown import SafeMarkdown
-from assistant.tui.widgets.settled import Settled
+from assistant.tui.widgets.settled import Uniform
 from assistant.tui.widgets.tail import Tail
 
 PLAIN_ABOVE = 30_000
 """Longer texts are shown without Markdown."""
 
 
-class Reply(Settled, Vertical):
+class Reply(Uniform, Vertical):
     """The text of one reply, either complete from the start or fed."""
 
     def __init__(self, text: str | None = None) -> None:

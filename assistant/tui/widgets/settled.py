@@ -6,8 +6,9 @@ transcript grow with every line of a reply, and none of them scrolls by itself: 
 
 from __future__ import annotations
 
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.reactive import Reactive
+from textual.strip import Strip
 
 
 class Settled:
@@ -17,3 +18,15 @@ class Settled:
     """
 
     virtual_size = Reactive(Size(0, 0), layout=False)
+
+
+class Uniform(Settled):
+    """A box that shows nothing of its own, so that one line of it looks like any other: it has no border above or below.
+
+    Every layout that makes it longer would have all of its lines drawn again.
+    """
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The lines in `crop`, of which only the first is drawn."""
+        lines: list[Strip] = super().render_lines(Region(crop.x, crop.y, crop.width, min(1, crop.height)))  # type: ignore[misc]
+        return lines * crop.height

@@ -24,7 +24,7 @@ from assistant.tui.text import say
 from assistant.tui.thresholds import limits
 from assistant.tui.widgets.card import VerdictCard, card_body, card_title
 from assistant.tui.widgets.reply import Reply
-from assistant.tui.widgets.settled import Settled
+from assistant.tui.widgets.settled import Uniform
 from assistant.tui.withheld import may_reveal
 from assistant.turn import Turn
 from safety.verdict import Action, Verdict
@@ -33,7 +33,7 @@ SHORT = 2000
 """A prompt longer than this is folded until it is asked for."""
 
 
-class TurnView(Settled, Vertical, can_focus=True):
+class TurnView(Uniform, Vertical, can_focus=True):
     """One prompt and its reply."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("turn"), ("escape", "screen.to_prompt", "")]

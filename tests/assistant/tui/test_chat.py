@@ -571,3 +571,21 @@ def test_thresholds_come_from_the_policy_of_the_verdict():
     verdict = replace(BLOCK, policy="balanced@whatever")
     assert 0 < limits(verdict, "prompt")["weapons"] <= 1
     assert limits(replace(BLOCK, policy="nobody@1"), "prompt") == {}
+
+
+@pytest.mark.parametrize("command", ["/help", "/settings", "/delete", "/rename", "/audit"])
+async def test_a_screen_that_is_told_twice_to_go_goes_once(command):
+    session = FakeSession(ledger=MemoryLedger([make_turn(1, "Why?", "Because.", None, "C1")]))
+    async with running(session, conversation="C1") as pilot:
+        await shows(pilot, "Because.")
+        await say_to(pilot, command)
+        await wait_until(pilot, lambda: pilot.app.screen is not pilot.app.chat)
+        opened = pilot.app.screen
+
+        def leave():
+            opened.dismiss(None)
+
+        opened.call_later(leave)
+        opened.call_later(leave)  # with the screen before it has handled the first
+        await wait_until(pilot, lambda: not opened.is_running)
+        assert pilot.app.screen is pilot.app.chat

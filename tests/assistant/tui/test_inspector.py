@@ -29,6 +29,13 @@ async def test_f3_explains_the_last_reply_and_marks_the_strongest_words():
         assert fake.explained == [("T0001", "ablation", None)]
 
 
+async def test_the_quality_card_is_there_on_a_terminal_of_any_height():
+    for size in ((80, 24), (80, 16), (60, 12)):
+        async with running(session(), size, conversation="C1") as pilot:
+            await opened(pilot)
+            await shows(pilot, "grade ✓ supported")
+
+
 async def test_picking_a_word_uses_the_matrix_that_is_there():
     fake = session()
     async with running(fake, conversation="C1") as pilot:

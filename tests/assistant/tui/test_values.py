@@ -345,7 +345,7 @@ async def test_flat_lists_look_as_textual_draws_them():
         "9. nine\n10. ten\n\n    second paragraph\n11. - nested at once\n\n- x\n\n    ```\n    code\n    ```\n\n"
         "* [link](http://a.example) end\n"
     )
-    shown = []
+    shown, drawn_here = [], []
     for kind in (SafeMarkdown, Theirs):
 
         class Page(App):
@@ -357,7 +357,10 @@ async def test_flat_lists_look_as_textual_draws_them():
         async with Page().run_test(size=(40, 40)) as pilot:
             await pilot.pause()
             shown.append(text_of(pilot.app))
+            drawn_here.append((len(pilot.app.query("FlatRows")), len(pilot.app.query("MarkdownBullet"))))
     assert shown[0] == shown[1] and "nested at once" in shown[0]
+    assert drawn_here[0] == (3, 1)  # all lists but the one that holds code are one widget each
+    assert drawn_here[1][0] == 0 and drawn_here[1][1] > 5
 
 
 async def test_a_tail_is_broken_like_the_whole_text_however_it_grows():

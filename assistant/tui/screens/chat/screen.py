@@ -65,9 +65,14 @@ class ChatScreen(Writing):
             self.take_up_draft()
         if self._recovered:
             self.tell(say.counted("chat.recovered", self._recovered), "warning")
-        if not self.session.ready:
+        self.call_after_refresh(self._painted)
+
+    def _painted(self) -> None:
+        """Everything stands on the screen: now the model may take the processor."""
+        gc.freeze()  # what lives as long as the program is not looked through again and again
+        gc.enable()
+        if not self.session.ready and not self.status.status.loading:
             self.load_model()
-        self.call_after_refresh(gc.freeze)  # what lives as long as the program is not looked through again and again
 
     # -- the model ---------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class Writing(Conversing):
         if replace(before, tokens=0) == replace(stages, tokens=0) and now - self._counted_at < _COUNT_EVERY:
             return
         self._counted_at = now
-        gc.collect(1)
+        self.call_after_refresh(gc.collect, 1)  # between two frames: it takes as long as one
         self.strip.show(stages)
         self.status.change(used=self._read_tokens + stages.tokens)
 

@@ -20,6 +20,7 @@ from assistant.tui.explanation import (
     row_scores,
 )
 from assistant.tui.sanitize import one_line
+from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.tokens import LEVELS, Level, Unit, units
 from assistant.tui.widgets.key_bar import KeyBar
@@ -30,7 +31,7 @@ from explain.attribution import Attribution
 _WORDS = 8
 
 
-class InspectorView(Screen[str]):
+class InspectorView(LeftOnce, Screen[str]):
     """Shows what its fields say."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]  # noqa: RUF012 (declared by Screen)
