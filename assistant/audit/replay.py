@@ -141,14 +141,26 @@ def _finite(value: float) -> float | None:
 
 def replay(ledger: Ledger, turn_id: str, engine: Replayable | None, guard: Judge | None = None, *, exact: bool = False) -> Replay:
     """Replay one logged turn: the reply with `engine`, the safety verdicts with `guard`, each where it is given."""
+    turn, history = logged(ledger, turn_id)
+    cached = [ledger.turn(earlier.id) for earlier in history] if turn.usage.cached_tokens else []
+    return replay_turn(turn, history, cached, engine, guard, exact=exact)
+
+
+def logged(ledger: Ledger, turn_id: str) -> tuple[Turn, list[Turn]]:
+    """The turn, and the turns that were its context, oldest first."""
     turn = ledger.turn(turn_id)
-    history = [earlier for earlier in _history(ledger, turn) if earlier.in_context]
+    return turn, [earlier for earlier in _history(ledger, turn) if earlier.in_context]
+
+
+def replay_turn(
+    turn: Turn, history: Sequence[Turn], cached: Sequence[Turn], engine: Replayable | None, guard: Judge | None, *, exact: bool = False
+) -> Replay:
+    """`replay` without the log: `history` is the turn's context, `cached` the same with tokens where its keys were still in the cache."""
     safety = _replay_safety(turn, history, guard) if guard is not None else {}
     if reason := _not_replayable(turn, engine):
         return Replay(turn.id, Outcome.NOT_REPLAYABLE, reason, safety=safety)
     assert engine is not None
     rendered = _compare_prompt(turn, history, engine)
-    cached = [ledger.turn(earlier.id) for earlier in history] if turn.usage.cached_tokens else []
     rescored = engine.rescore(turn, cached, exact=exact)
     deltas = [abs(token.logprob - step.logprob) for token, step in zip(turn.tokens, rescored.steps, strict=True)]
     margins = [step.margin for step in rescored.steps]
