@@ -99,8 +99,8 @@ class FaultyServer:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            pass  # the client has gone
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, asyncio.CancelledError):
+            pass  # the client has gone, or the server is stopped
         finally:
             self._tasks.discard(task)
             writer.close()
