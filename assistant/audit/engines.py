@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from assistant.errors import ModelError, PellucidError
+from assistant.turn import SERVED
 
 if TYPE_CHECKING:
     from assistant.audit.replay import Judge, Replayable
@@ -22,7 +23,7 @@ class Engines:
 
     def engine(self, info: ModelInfo) -> Replayable | None:
         """The engine for turns of this model in its number format."""
-        key = (info.sha256, info.dtype)
+        key = (info.sha256 or f"{info.name} {info.device}", info.dtype)
         if key not in self._engines:
             for other in [k for k, engine in self._engines.items() if engine is not None]:
                 del self._engines[other]  # one model in memory at a time
@@ -38,6 +39,9 @@ class Engines:
 
     def _load_engine(self, info: ModelInfo) -> Replayable:
         from assistant import settings
+
+        if info.dtype == SERVED:
+            return self._server(info)
         from assistant.audit.rescore import EngineReplay
         from assistant.lm import catalog, hub
         from assistant.loading import load_engine
@@ -55,6 +59,17 @@ class Engines:
                     raise ModelError(f"the model {name} is not here: run `pellucid models pull {name}` to replay its turns")
         wanted = settings.load({"model": name, "dtype": info.dtype, "device": info.device})
         return EngineReplay(load_engine(wanted, lambda what, fraction: None))
+
+    def _server(self, info: ModelInfo) -> Replayable:
+        """The server that is in the settings; never one that only the log names, for it would be sent the conversation and the key."""
+        from assistant import settings
+
+        asked = settings.load()
+        if asked.base_url.rstrip("/") != info.device:
+            raise ModelError(f"turns of {info.name} were written by the server {info.device}: set base_url to it to have them scored again")
+        from assistant.served.explaining import ServerReplay, connected
+
+        return ServerReplay(connected(asked, info), asked.chat_format)
 
     def _load_guard(self, name: str) -> Judge:
         from assistant import settings
