@@ -14,6 +14,7 @@ from assistant import pipeline
 from assistant.events import Event
 from assistant.pipeline import Request
 from assistant.settings import Settings
+from assistant.turn import SERVED
 
 if TYPE_CHECKING:
     from assistant import engines
@@ -86,11 +87,16 @@ class Session:
         """
         from assistant.explaining import Question, explain_turn
 
-        engine = self.load_engine(progress)
         explained = self.ledger.turn(turn)
         history = self.ledger.thread(explained.parent)
-        with self._busy:
-            attribution = explain_turn(engine, explained, history, Question(**question), progress=progress, cancel=cancel)
+        if explained.model.dtype == SERVED:
+            from assistant.served.explaining import explain_served
+
+            attribution = explain_served(self.settings, explained, history, Question(**question), progress=progress, cancel=cancel)
+        else:
+            engine = self.load_engine(progress)
+            with self._busy:
+                attribution = explain_turn(engine, explained, history, Question(**question), progress=progress, cancel=cancel)
         self.ledger.record_attribution(explained.id, attribution)
         return attribution
 

@@ -127,6 +127,11 @@ class Ensemble:
                 self._seen.popitem(last=False)
         return out
 
+    def forget(self) -> None:
+        """Forget what was read lately, so that what comes next depends on itself alone."""
+        with self._lock:
+            self._seen.clear()
+
     def parts(self, text: str, role: str, language: str, prompt: str = "") -> list[float]:
         """What the risk is blended of (`FEATURES` numbers)."""
         alone = self.ngrams.scores(text, role, language)

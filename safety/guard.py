@@ -96,6 +96,10 @@ class Guard:
         views = (base_view(text[:_PREPARED]).text for text in texts if len(text) <= _PREPARED)
         self._scanner.classifier.prepare(list(views), role)
 
+    def forget(self) -> None:
+        """Forget what was prepared or read lately: texts read beside others may differ from them in the last digits."""
+        self._scanner.classifier.forget()
+
     def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None) -> Verdict:
         """Judge a message; `context` is (role, text) of the earlier ones, oldest first. The placeholders that are given
         out are noted in `vault`, which can put the values back. Rule files that changed are taken over first."""

@@ -29,6 +29,9 @@ class Unguarded(Guard):
     def prepare(self, texts: Iterable[str], role: Role) -> None:
         """Nothing to prepare."""
 
+    def forget(self) -> None:
+        """Nothing to forget."""
+
     def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None) -> Verdict:
         return _PASSED
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from assistant.errors import LedgerError
+from assistant.errors import ExplanationError, LedgerError
 from assistant.store.ledger import Ledger
-from assistant.turn import ModelInfo, Turn
+from assistant.turn import SERVED, ModelInfo, Turn
 from safety.verdict import Verdict
 
 
@@ -141,18 +141,35 @@ def _finite(value: float) -> float | None:
 
 def replay(ledger: Ledger, turn_id: str, engine: Replayable | None, guard: Judge | None = None, *, exact: bool = False) -> Replay:
     """Replay one logged turn: the reply with `engine`, the safety verdicts with `guard`, each where it is given."""
+    turn, history = logged(ledger, turn_id)
+    cached = [ledger.turn(earlier.id) for earlier in history] if turn.usage.cached_tokens else []
+    return replay_turn(turn, history, cached, engine, guard, exact=exact)
+
+
+def logged(ledger: Ledger, turn_id: str) -> tuple[Turn, list[Turn]]:
+    """The turn, and the turns that were its context, oldest first."""
     turn = ledger.turn(turn_id)
-    history = [earlier for earlier in _history(ledger, turn) if earlier.in_context]
+    return turn, [earlier for earlier in _history(ledger, turn) if earlier.in_context]
+
+
+def replay_turn(
+    turn: Turn, history: Sequence[Turn], cached: Sequence[Turn], engine: Replayable | None, guard: Judge | None, *, exact: bool = False
+) -> Replay:
+    """`replay` without the log: `history` is the turn's context, `cached` the same with tokens where its keys were still in the cache."""
     safety = _replay_safety(turn, history, guard) if guard is not None else {}
     if reason := _not_replayable(turn, engine):
         return Replay(turn.id, Outcome.NOT_REPLAYABLE, reason, safety=safety)
     assert engine is not None
     rendered = _compare_prompt(turn, history, engine)
-    cached = [ledger.turn(earlier.id) for earlier in history] if turn.usage.cached_tokens else []
-    rescored = engine.rescore(turn, cached, exact=exact)
+    try:
+        rescored = engine.rescore(turn, cached, exact=exact)
+    except ExplanationError as error:  # a server that scores no given text
+        return Replay(turn.id, Outcome.NOT_REPLAYABLE, str(error), safety=safety)
     deltas = [abs(token.logprob - step.logprob) for token, step in zip(turn.tokens, rescored.steps, strict=True)]
     margins = [step.margin for step in rescored.steps]
     outcome, reason = judge(deltas, margins, SAME if rescored.tight else CLOSE, exact=rescored.stepwise)
+    if turn.model.dtype == SERVED:
+        outcome, reason = _of_server(outcome, reason, turn)
     return Replay(
         turn.id, outcome, reason, len(deltas), sum(margin > 0 for margin in margins), max(margins), max(deltas),
         sum(deltas) / len(deltas), rendered, rescored.ended, safety, rescored.environment,
@@ -175,13 +192,27 @@ def judge(deltas: Sequence[float], margins: Sequence[float], allowed: Tolerance,
     return Outcome.CONSISTENT, ""
 
 
+def _of_server(outcome: Outcome, reason: str, turn: Turn) -> tuple[Outcome, str]:
+    """What scoring again by a server proves: that it finds the reply as likely as then. Not that it would have drawn it, and where its
+    numbers differ it may be our layout of the conversation that is another.
+    """
+    if outcome is Outcome.MODEL_MISMATCH and not turn.raw:
+        return Outcome.NOT_REPLAYABLE, f"{reason}: another model, or another chat format than the one named with --chat-format"
+    return outcome, reason or "scored again by the server; how it draws tokens cannot be repeated"
+
+
 def _not_replayable(turn: Turn, engine: Replayable | None) -> str:
     if turn.erased:
         return f"parts of it were erased ({', '.join(turn.erased)})"
-    if not turn.tokens or not turn.prompt_ids:
+    served = turn.model.dtype == SERVED
+    if not turn.tokens or not (turn.prompt_ids or served):
         return "nothing was generated"
     if engine is None:
         return f"the model {turn.model.name} is not here"
+    if served and any(math.isnan(token.logprob) for token in turn.tokens):
+        return "the server told no log-probabilities then"
+    if served and (engine.info.name, engine.info.device) != (turn.model.name, turn.model.device):
+        return f"it was written by another server ({turn.model.name}, {turn.model.device})"
     if turn.model.sha256 != engine.info.sha256:
         return f"it was written by another model file ({turn.model.name}, {turn.model.sha256[:12]})"
     return ""
@@ -189,6 +220,8 @@ def _not_replayable(turn: Turn, engine: Replayable | None) -> str:
 
 def _compare_prompt(turn: Turn, history: Sequence[Turn], engine: Replayable) -> str:
     """Whether the logged texts give the logged ids: the template and the tokenizer are those of the model file."""
+    if turn.model.dtype == SERVED:
+        return "not known (the server lays it out)"
     if any(earlier.erased for earlier in history):
         return "earlier turns were erased"
     return "same" if engine.render(turn, history) == turn.prompt_ids else "differs"

@@ -59,37 +59,54 @@ def evaluate(
 
     prompts: language → prompts. `random` is the mean of what random scores reach.
     """
-    chosen = [m for m in COMPARED if m != attention.LEARNED or coefficients is not None]
-    scored: dict[str, dict[str, list[float]]] = {m: {language: [] for language in prompts} for m in (*chosen, "random")}
-    drops: dict[str, list[float]] = {m: [] for m in (*chosen, "random")}
-    seconds: dict[str, list[float]] = {m: [] for m in chosen}
-    done, total = 0, sum(map(len, prompts.values()))
+    measured, done, total = [], 0, sum(map(len, prompts.values()))
     for language, texts in prompts.items():
         for text in texts:
-            problem = problem_of(engine, text)
-            problem.coefficients = coefficients
-            masks, actual = evaluation.outcomes(problem)
-            count = len(problem.features)
-            whole = float(problem.total(problem.everything))
-            rng = random.Random(done)
-            rows = {"random": [rng.random() for _ in range(count)]}
-            for method in chosen:
-                problem.known.clear()
-                began = time.perf_counter()
-                found = METHODS[method].run(problem)
-                seconds[method].append(time.perf_counter() - began)
-                rows[method] = [sum(row[i] for row in found.rows) for i in range(count)]
-            for method, row in rows.items():
-                scored[method][language].append(evaluation.datamodelling_score(row, masks, actual))
-                without = problem.everything.clone()
-                without[0, faithfulness.strongest(row, faithfulness.TOP)] = 0.0
-                drops[method].append(whole - float(problem.total(without)))
+            measured.append({"language": language, "methods": measure(engine, text, done, coefficients)})
             done += 1
             progress(f"{done} of {total} prompts", done / total)
+    return summary(engine.info.name, engine.info.dtype, measured)
+
+
+def measure(engine: Engine, text: str, number: int, coefficients: torch.Tensor | None) -> dict[str, dict[str, float]]:
+    """Per method and for `random`: LDS, the drop without the best three pieces, and the seconds, on one prompt. `number` seeds chance."""
+    problem = problem_of(engine, text)
+    problem.coefficients = coefficients
+    masks, actual = evaluation.outcomes(problem)
+    count = len(problem.features)
+    whole = float(problem.total(problem.everything))
+    rng = random.Random(number)
+    rows = {"random": [rng.random() for _ in range(count)]}
+    seconds: dict[str, float] = {}
+    for method in (m for m in COMPARED if m != attention.LEARNED or coefficients is not None):
+        problem.known.clear()
+        began = time.perf_counter()
+        found = METHODS[method].run(problem)
+        seconds[method] = time.perf_counter() - began
+        rows[method] = [sum(row[i] for row in found.rows) for i in range(count)]
+    out: dict[str, dict[str, float]] = {}
+    for method, row in rows.items():
+        without = problem.everything.clone()
+        without[0, faithfulness.strongest(row, faithfulness.TOP)] = 0.0
+        lds, drop = evaluation.datamodelling_score(row, masks, actual), whole - float(problem.total(without))
+        out[method] = {"lds": lds, "drop": drop, **({"seconds": seconds[method]} if method in seconds else {})}
+    return out
+
+
+def summary(model: str, dtype: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `measure` found on each prompt ({language, methods}), put together."""
+    counts: dict[str, int] = {}
+    for found in measured:
+        counts[found["language"]] = counts.get(found["language"], 0) + 1
+    methods = [m for m in (*COMPARED, "random") if measured and m in measured[0]["methods"]]
+    rows = {}
+    for method in methods:
+        of = [(found["language"], found["methods"][method]) for found in measured]
+        scores = {language: [values["lds"] for other, values in of if other == language] for language in counts}
+        rows[method] = _row(scores, [values["drop"] for _, values in of], [values["seconds"] for _, values in of if "seconds" in values])
     return {
-        "model": engine.info.name, "dtype": engine.info.dtype, "prompts": {k: len(v) for k, v in prompts.items()},
-        "subsets_a_prompt": evaluation.SUBSETS, "reply_tokens": REPLY_TOKENS, "contextcite_subsets": CONTEXTCITE_SUBSETS,
-        "methods": {m: _row(scored[m], drops[m], seconds.get(m)) for m in (*chosen, "random")},
+        "model": model, "dtype": dtype, "prompts": counts, "subsets_a_prompt": evaluation.SUBSETS, "reply_tokens": REPLY_TOKENS,
+        "contextcite_subsets": CONTEXTCITE_SUBSETS, "methods": rows,
     }  # fmt: skip
 
 

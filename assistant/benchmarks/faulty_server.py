@@ -44,6 +44,8 @@ class Script:
     """How request `number`, counted from 0, goes wrong; None for not at all."""
     slow: float = 5.0
     logprobs: bool = True
+    echoes: bool = False
+    """Whether it scores a given text; "sea" in the prompt makes the second word of the reply e³ times as likely."""
     key: str = ""
     """What a client must send; empty for nothing."""
     refuses: frozenset[str] = frozenset()
@@ -99,8 +101,8 @@ class FaultyServer:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            pass  # the client has gone
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, asyncio.CancelledError):
+            pass  # the client has gone, or the server is stopped
         finally:
             self._tasks.discard(task)
             writer.close()
@@ -187,8 +189,23 @@ class FaultyServer:
 
     def _whole(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         text = "".join(self.script.words)
+        if body.get("echo") and self.script.echoes:
+            return {
+                **self._frame(),
+                "choices": [{"index": 0, "text": "", "finish_reason": "length", "logprobs": self._echo(body["prompt"])}],
+            }
         return {**self._frame(), "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "text": text,
                                               "finish_reason": self._reason(body)}]}  # fmt: skip
+
+    def _echo(self, text: str) -> dict[str, Any]:
+        """The tokens of a text that ends with the reply, one that is generated after it included, and their log-probabilities."""
+        words = list(self.script.words)
+        prompt = text.removesuffix("".join(words))
+        tokens, values = [*prompt.split(" "), *words, "…"], [-1.0] * len(prompt.split(" "))
+        values += [-0.1 * (1 + number % 5) for number in range(len(words))]
+        if "sea" not in prompt:
+            values[-len(words) + 1] -= 3.0
+        return {"tokens": tokens, "token_logprobs": [None, *values[1:], -0.5]}
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from assistant.audit.engines import Engines
 from assistant.cli.audit_common import database_options, open_ledger, plain, print_json, progress_bar, say
-from assistant.errors import ModelError, PellucidError, UsageError
+from assistant.cli.cluster_options import cluster_options, logged_turns, sampled, wants_file, work_through
+from assistant.errors import UsageError
 
 if TYPE_CHECKING:
-    from assistant.audit.replay import Judge, Replay, Replayable
-    from assistant.turn import ModelInfo
+    from assistant.audit.replay import Replay
 
 
 @click.command()
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 @click.option("--model", help="The model file to replay with; the logged model is looked up otherwise.")
 @click.option("--tokens", "by_token", is_flag=True, help="Also every token: difference of log-probability, margin.")
 @click.option("--safety/--no-safety", default=True, help="Also judge prompts and replies again.")
+@cluster_options
 @database_options
 @click.pass_context
 def replay(
     ctx: click.Context, db: Path | None, as_json: bool, turns: tuple[str, ...], sample: int | None, seed: int, exact: bool,
-    model: str | None, by_token: bool, safety: bool,
+    model: str | None, by_token: bool, safety: bool, output: Path | None, cluster: str | None, workers: int,
 ) -> None:  # fmt: skip
     """Score logged replies again with the logged model, seed and sampling, and judge their safety again.
 
@@ -44,9 +46,16 @@ def replay(
     with open_ledger(db) as ledger:
         ids = [ledger.turn(turn).id for turn in turns]
         if sample is not None:
-            everything = [turn for (turn,) in ledger.query("SELECT turn FROM ledger WHERE kind = 'output' ORDER BY seq")]
-            ids += random.Random(seed).sample(everything, min(sample, len(everything)))
-        engines = _Engines(model)
+            ids += sampled(ledger, sample, seed)
+        if wants_file(output, cluster):
+            from assistant.cluster.jobs import Replaying
+
+            job, source = Replaying(model, exact, safety, by_token), hashlib.sha256(" ".join(ids).encode()).hexdigest()
+            items = logged_turns(ledger, ids)
+            work_through(job, items, output, source=source, cluster=cluster, workers=workers, total=len(ids), what="replayed")
+            assert output is not None
+            ctx.exit(_told(output))
+        engines = Engines(model)
         show = progress_bar("replaying")
         for done, id_ in enumerate(ids, 1):
             turn = ledger.turn(id_)
@@ -70,65 +79,15 @@ def replay(
     ctx.exit(int(not all(result.is_faithful for result in results)))
 
 
-class _Engines:
-    """The models and guards that the turns need, each loaded once; why one cannot be loaded is kept."""
+def _told(output: Path) -> int:
+    """The outcomes in a file, counted on stderr; returns the exit code."""
+    from collections import Counter
 
-    def __init__(self, model: str | None) -> None:
-        self._model = model
-        self._engines: dict[tuple[str, str], Replayable | None] = {}
-        self._guards: dict[str, Judge | None] = {}
-        self.troubles: list[str] = []
+    from assistant.cluster.output import lines
 
-    def engine(self, info: ModelInfo) -> Replayable | None:
-        """The engine for turns of this model in its number format."""
-        key = (info.sha256, info.dtype)
-        if key not in self._engines:
-            for other in [k for k, engine in self._engines.items() if engine is not None]:
-                del self._engines[other]  # one model in memory at a time
-            self._engines[key] = self._attempt(lambda: self._load_engine(info))
-        return self._engines[key]
-
-    def guard(self, policy: str) -> Judge | None:
-        """The guard of a policy by its logged name; the stamp after the @ is compared later."""
-        name = policy.partition("@")[0]
-        if name not in self._guards:
-            self._guards[name] = self._attempt(lambda: self._load_guard(name))
-        return self._guards[name]
-
-    def _load_engine(self, info: ModelInfo) -> Replayable:
-        from assistant import settings
-        from assistant.audit.rescore import EngineReplay
-        from assistant.lm import catalog, hub
-        from assistant.loading import load_engine
-
-        name = self._model or info.name
-        if not self._model:
-            name = next((full for full, place in hub.fetched() if place.name == name), name)
-        if not hub.is_name(name) and not catalog.looks_like_path(name):
-            try:
-                entry = catalog.find(name)
-            except ModelError:
-                name = settings.load().model  # the file's own name was logged; its hash is compared later
-            else:
-                if not entry.path.exists():
-                    raise ModelError(f"the model {name} is not here: run `pellucid models pull {name}` to replay its turns")
-        wanted = settings.load({"model": name, "dtype": info.dtype, "device": info.device})
-        return EngineReplay(load_engine(wanted, lambda what, fraction: None))
-
-    def _load_guard(self, name: str) -> Judge:
-        from assistant import settings
-        from assistant.loading import load_guard
-
-        return load_guard(settings.load({"policy": name or None}), lambda what, fraction: None)
-
-    def _attempt(self, load: Any) -> Any:
-        try:
-            return load()
-        except ModelError as error:
-            self.troubles.append(str(error))
-        except PellucidError as error:
-            self.troubles.append(f"verdicts were not replayed: {error}")
-        return None
+    found = [(result["outcome"], result["faithful"]) for result in lines(output)]
+    say(", ".join(f"{count} {name}" for name, count in Counter(name for name, _ in found).items()))
+    return int(not all(faithful for _, faithful in found))
 
 
 def _line(result: Replay) -> str:

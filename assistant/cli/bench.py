@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
+from assistant.errors import UsageError
 from assistant.settings import Settings
 
 
@@ -171,6 +172,39 @@ def train(
     sizes = replace(measure.SIZES, width=width, layers=layers, heads=heads)
     plan = replace(measure.PLAN, batch=batch, context=context)
     show(measure.bench(sizes, plan, rounds, steps, peer=peer, compiled=compiled, watts=settings.watts_per_core), as_json)
+
+
+@bench.command()
+@click.option("--streams", type=click.IntRange(1, 1000), default=32, show_default=True, help="How many replies at once.")
+@click.option("--words", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How long each reply is.")
+@click.option("--pace", type=float, default=0.05, show_default=True, help="Seconds between two words of a reply.")
+@click.option("--requests", type=click.IntRange(0, 1_000_000), default=1000, show_default=True, help="With faults; 0 leaves them out.")
+@click.option("--faults", "share", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="The share of answers that fail.")
+@click.option("--guard", type=click.Choice(["full", "ngrams"]), default="full", show_default=True, help="The guard that is measured.")
+@rounds_option
+@json_option
+def served(streams: int, words: int, pace: float, requests: int, share: float, guard: str, rounds: int, as_json: bool) -> None:
+    """What serve-api adds to a served model, and whether faults lose turns, against their goals."""
+    try:
+        from assistant.benchmarks import served as measure
+    except ImportError as error:
+        raise UsageError("this needs extras: pip install 'pellucid[served,api]'") from error
+
+    result: dict[str, Any] = {"goals": measure.GOALS, "overhead": measure.overhead(streams, words, pace, rounds, guard)}
+    if requests:
+        result["faults"] = measure.faults(requests, share)
+    show(result, as_json)
+
+
+@bench.command()
+@click.option("--rows", type=click.IntRange(200, 10_000_000), default=2000, show_default=True, help="How many texts are judged.")
+@rounds_option
+@json_option
+def cluster(rows: int, rounds: int, as_json: bool) -> None:
+    """How much faster two workers of a Ray cluster on this machine judge texts than one, and what a killed worker changes."""
+    from assistant.benchmarks import cluster as measure
+
+    show({"goals": measure.GOALS, **measure.bench(load_settings(), rows, rounds)}, as_json)
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from assistant.cli.cluster_options import cluster_options, wants_file, work_through
 from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
 from assistant.cli.evaluate_lm import architectures, lm
 from assistant.errors import UsageError
@@ -26,13 +27,22 @@ evaluate.add_command(architectures)
               help="One prompt a line, named LANGUAGE in prompts.LANGUAGE.txt (default: the shipped ones).")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many prompts of each file.")
 @click.option("--sanity", is_flag=True, help="Instead: does a model of shuffled weights get other explanations, as it should?")
+@cluster_options
 @model_option
 @json_option
-def explain(files: tuple[Path, ...], limit: int | None, sanity: bool, model: str | None, as_json: bool) -> None:
+def explain(
+    files: tuple[Path, ...], limit: int | None, sanity: bool, model: str | None, as_json: bool, output: Path | None, cluster: str | None,
+    workers: int,
+) -> None:  # fmt: skip
     """How faithful each method of explaining is on this model: LDS with confidence intervals, and what the top words are worth."""
     from safety.resources import data_path
 
     chosen = files or (data_path("explain", "prompts.en.txt"), data_path("explain", "prompts.zh.txt"))
+    if wants_file(output, cluster):
+        if sanity:
+            raise UsageError("--sanity works in one process: leave --output and --cluster out")
+        _shown(_faithfulness(chosen, limit, model, output, cluster, workers), as_json, sanity=False)
+        return
     engine, progress = load_engine(model)
     from assistant.benchmarks.faithfulness import evaluate as run
     from assistant.benchmarks.faithfulness import randomised, read_prompts
@@ -48,6 +58,31 @@ def explain(files: tuple[Path, ...], limit: int | None, sanity: bool, model: str
             result = run(engine, prompts, coefficients(engine), progress)
     finally:
         progress.done()
+    _shown(result, as_json, sanity=sanity)
+
+
+def _faithfulness(
+    files: tuple[Path, ...], limit: int | None, model: str | None, output: Path | None, cluster: str | None, workers: int
+) -> dict[str, Any]:
+    """The same through a file of results, one prompt a line."""
+    import hashlib
+
+    from assistant.benchmarks.faithfulness import read_prompts, summary
+    from assistant.cluster.jobs import Faithfulness
+    from assistant.cluster.output import lines
+
+    asked = [(file.stem.removeprefix("prompts."), text) for file in files for text in read_prompts(file)[:limit]]
+    if not asked:
+        raise UsageError("the files hold no prompt: give one a line")
+    items = [(number, language, text) for number, (language, text) in enumerate(asked)]
+    settings, source = load_settings(model=model), hashlib.sha256(repr(items).encode()).hexdigest()
+    work_through(Faithfulness(settings), items, output, source=source, cluster=cluster, workers=workers, total=len(items), what="prompts")
+    assert output is not None
+    found = list(lines(output))
+    return summary(found[0]["model"], found[0]["dtype"], found)
+
+
+def _shown(result: dict[str, Any], as_json: bool, *, sanity: bool) -> None:
     if as_json:
         echo_json(result)
         return

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import click
 
+from assistant.cli.cluster_options import cluster_options, logged_turns, sampled, wants_file, work_through
 from assistant.cli.common import Progress, db_option, echo_json, load_settings, model_options, open_ledger
 from assistant.errors import UsageError
 from assistant.session import Session
@@ -126,6 +127,32 @@ def compare(turn: str, methods: tuple[str, ...], as_json: bool, db: str | None, 
         echo_json({"attributions": [a.to_dict() for a in attributions], "agreement": agreement(attributions)})
     else:
         click.echo(sanitize(table(attributions)))
+
+
+@explain.command()
+@click.option("--sample", type=click.IntRange(min=1), required=True, help="Explain this many turns, drawn from the whole log.")
+@click.option("--method", default="ablation", help=f"One of {METHODS}.")
+@click.option("--level", default="auto", help="Size of the pieces: auto (default), token, character, word, sentence, turn, role.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which sample, and what is drawn at random.")
+@cluster_options
+@model_options
+@db_option
+def batch(
+    sample: int, method: str, level: str, seed: int, output: Path | None, cluster: str | None, workers: int, db: str | None, **flags: Any,
+) -> None:  # fmt: skip
+    """Explain the replies of many turns into --output FILE, one explanation a line (or why there is none). The log is only read."""
+    import hashlib
+
+    from assistant.cluster.jobs import Explaining
+
+    if not wants_file(output, cluster):
+        raise UsageError("give --output FILE: many explanations go to a file")
+    settings = load_settings(db, **flags)
+    with open_ledger(settings, read_only=True) as ledger:
+        ids = sampled(ledger, sample, seed)
+        job, source = Explaining(settings, method, level, seed), hashlib.sha256(" ".join(ids).encode()).hexdigest()
+        items = logged_turns(ledger, ids)
+        work_through(job, items, output, source=source, cluster=cluster, workers=workers, total=len(ids), what="explained")
 
 
 @explain.command()

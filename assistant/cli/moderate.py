@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import click
 
+from assistant.cli.cluster_options import cluster_options, hash_of, wants_file, work_through
 from assistant.cli.common import Progress, echo_json, load_settings, read_text
 from assistant.errors import UsageError
 from assistant.language import clean_intake
@@ -29,11 +30,25 @@ AT_ONCE = 64
 @click.option("--explain", "with_tokens", is_flag=True, help="Add `tokens`: how much each piece of the text weighed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--strict", is_flag=True, help="Exit with 12 when TEXT was flagged.")
-def moderate(text: str | None, jsonl: str | None, role: str, policy: str | None, with_tokens: bool, as_json: bool, strict: bool) -> None:
+@cluster_options
+def moderate(
+    text: str | None, jsonl: str | None, role: str, policy: str | None, with_tokens: bool, as_json: bool, strict: bool,
+    output: Path | None, cluster: str | None, workers: int,
+) -> None:  # fmt: skip
     """Judge TEXT (- reads standard input), or with --jsonl one text a line: one verdict a line, in the same order."""
     if (text is None) == (jsonl is None):
         raise UsageError("give either a TEXT or --jsonl FILE")
     settings = load_settings(policy=policy)
+    if wants_file(output, cluster):
+        if jsonl is None or jsonl == "-":
+            raise UsageError("--output needs --jsonl FILE: a run that is cut goes on with the rows of a file")
+        from assistant.cluster.jobs import Moderation
+
+        job, source = Moderation(settings, with_tokens), f"{hash_of(jsonl)} {role}"
+        work_through(
+            job, _checked(rows(jsonl), role), output, source=source, cluster=cluster, workers=workers, total=None, what="texts judged"
+        )
+        return
     from assistant.loading import load_guard
 
     guard = load_guard(settings, Progress())

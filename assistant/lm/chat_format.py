@@ -65,21 +65,29 @@ class ChatFormat:
 
     def render(self, messages: Sequence[Message], tokenizer: ByteTokenizer) -> list[Piece]:
         """The conversation as pieces, ending where the assistant's reply begins."""
+        pieces: list[Piece] = []
+        for text, role, origin in self.layout(messages):
+            pieces += self._markup([text], tokenizer) if role is None else [Piece(i, role, origin) for i in tokenizer.encode(text)]
+        return pieces
+
+    def layout(self, messages: Sequence[Message]) -> list[tuple[str, Role | None, int]]:
+        """The same as texts: what is written, whose it is (None: the format's own), and of which message, counted from 0."""
         if self.default_system and (not messages or messages[0].role != "system"):
             messages, offset = [Message("system", self.default_system), *messages], 1
         else:
             offset = 0
-        pieces = self._markup(self.begin, tokenizer)
+        texts: list[tuple[str, Role | None, int]] = [(part, None, FORMAT) for part in self.begin]
         joined = False  # to a system prompt that opened the message
         for number, message in enumerate(messages):
             origin = number - offset if number >= offset else FORMAT
             if not joined:
-                pieces += self._markup(self.open("user" if self.folds_system and message.role == "system" else message.role), tokenizer)
+                opening = self.open("user" if self.folds_system and message.role == "system" else message.role)
+                texts += [(part, None, FORMAT) for part in opening]
             role = message.role if origin != FORMAT else None
-            pieces += [Piece(i, role, origin) for i in tokenizer.encode(message.text.strip() if self.trim else message.text)]
+            texts.append((message.text.strip() if self.trim else message.text, role, origin))
             joined = self.folds_system and message.role == "system" and number + 1 < len(messages)
-            pieces += self._markup(["\n\n"] if joined else self.close, tokenizer)
-        return pieces + self._markup([*self.open("assistant"), *self.prelude], tokenizer)
+            texts += [(part, None, FORMAT) for part in (["\n\n"] if joined else self.close)]
+        return [*texts, *((part, None, FORMAT) for part in [*self.open("assistant"), *self.prelude])]
 
     def _markup(self, parts: Sequence[str], tokenizer: ByteTokenizer) -> list[Piece]:
         out: list[Piece] = []

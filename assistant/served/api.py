@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from assistant import pipeline
 from assistant.errors import ModelError, PellucidError, UsageError
-from assistant.events import Event, Finished, Moderated, PromptChecked, Text, Withdrawn
+from assistant.events import Event, Finished, Moderated, Prefilled, PromptChecked, Text, Withdrawn
 from assistant.served import api_answers as answers
 from assistant.served.api_keys import Keys
 from assistant.served.api_requests import BadRequest, ChatRequest, chat, parse, texts
@@ -49,6 +49,7 @@ class Api:
         self._rate = RateLimit(self.limits.per_minute)
         self._threads = ThreadPoolExecutor(self.limits.at_once, thread_name_prefix="reply")
         self._busy = 0
+        self._pseudonyms: dict[str, str] = {}
         self._known: OrderedDict[str, pipeline.Request] = OrderedDict()  # how to go on, by what the client has seen so far
         self._passed: OrderedDict[str, str | None] = OrderedDict()  # messages judged before: None, or their redacted form
         self.app = Starlette(routes=[
@@ -112,7 +113,7 @@ class Api:
 
     def _request(self, asked: ChatRequest, owner: str) -> pipeline.Request:
         """What the pipeline is asked. A conversation that the log has goes on there; other messages are filtered as prompts are."""
-        client = self._session.ledger.pseudonym(owner)
+        client = self._pseudonym(owner)
         known = self._known.get(_fingerprint(owner, asked.system, asked.earlier)) if asked.earlier else None
         if known is not None:
             return replace(known, prompt=asked.prompt, sampling=asked.sampling)
@@ -126,6 +127,12 @@ class Api:
                 return pipeline.Request(message.text, asked.sampling, earlier=tuple(earlier[1:]), client=client)
             earlier.append(replace(message, text=passed))
         return pipeline.Request(asked.prompt, asked.sampling, earlier=tuple(earlier[1:]), system=earlier[0].text, client=client)
+
+    def _pseudonym(self, owner: str) -> str:
+        """What the log calls the owner of a key; asked once, for the log may be busy writing."""
+        if owner not in self._pseudonyms:
+            self._pseudonyms[owner] = self._session.ledger.pseudonym(owner)
+        return self._pseudonyms[owner]
 
     def _filtered(self, message: Message) -> str | None:
         """The text of a message that the client brings along, redacted where needed; None where it must not reach the model."""
@@ -151,7 +158,7 @@ class Api:
             last: Exception | None = None
             try:
                 for event in self._session.respond(wanted, cancel):
-                    if isinstance(event, PromptChecked | Text | Moderated | Withdrawn | Finished):
+                    if isinstance(event, PromptChecked | Prefilled | Text | Moderated | Withdrawn | Finished):
                         loop.call_soon_threadsafe(queue.put_nowait, event)
             except Exception as error:
                 last = error
@@ -199,6 +206,8 @@ class Api:
                 case PromptChecked():
                     frame = answers.frame(event.turn, self._engine_name(), time.time_ns() // 1000)
                     yield _chunk(frame, {"role": "assistant", "content": ""}, answers.first(event))
+                case Prefilled():
+                    yield _chunk(frame, {}, {"began": True})
                 case Text():
                     sent += event.text
                     yield _chunk(frame, {"content": event.text})

@@ -2,6 +2,7 @@
 
 turn, conversation    the ids in the log (`pellucid audit show TURN`)
 prompt_verdict        the filter's decision; output_verdict: the moderation's, as far as the reply has come
+began                 true once the model has written its first token, which is not judged yet
 notices               what the person should know (turns left out of the context, …)
 withdrawn, refusal    true and the words in its place, when a reply was withdrawn after parts of it had been sent
 """

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import uvicorn
 
 from assistant.errors import UsageError
 from assistant.served.api import Api
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread that judges may keep others from running: a tenth of Python's usual, for a token must not wait for a verdict on
+another reply."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -26,6 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(api: Api, listening: socket.socket) -> None:
     """Serve until Ctrl+C; replies in the making are then stopped, and logged as such."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     server = uvicorn.Server(configured(api))
     try:
         server.run(sockets=[listening])
