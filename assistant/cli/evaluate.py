@@ -9,6 +9,7 @@ import click
 
 from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
 from assistant.cli.evaluate_lm import architectures, lm
+from assistant.cli.evaluate_replies import replies
 from assistant.errors import UsageError
 
 
@@ -19,6 +20,7 @@ def evaluate() -> None:
 
 evaluate.add_command(lm)
 evaluate.add_command(architectures)
+evaluate.add_command(replies)
 
 
 @evaluate.command()

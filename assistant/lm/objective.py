@@ -6,7 +6,8 @@ products of the backward pass are done at once, some tokens at a time: the whole
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,9 +80,18 @@ def surprise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 class Objective(nn.Module):
     """A model with its loss, so that everything a step computes happens in one `forward` (what wrappers of modules rely on)."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, words: Sequence[int] = ()) -> None:
+        """`words`: while training, only these entries of the vocabulary compete; the output matrix must not be trained then. A step whose
+        replies cost more in scores than in blocks becomes cheap; what is evaluated always competes with the whole vocabulary."""
         super().__init__()
         self.model = model
+        self.words: Tensor | None = None
+        if words:
+            matrix: Tensor = cast(Any, model).head.weight
+            chosen = torch.tensor(sorted(words), device=matrix.device)
+            self.places = torch.full((len(matrix),), -1, device=matrix.device)
+            self.places[chosen] = torch.arange(len(chosen), device=matrix.device)
+            self.words = matrix.detach()[chosen]
 
     def forward(self, batch: Batch, last: bool = False) -> Tensor:
         """The summed surprise of all targets; or with `last`, the scores (B, V) after the last token."""
@@ -95,4 +105,6 @@ class Objective(nn.Module):
             hidden, targets = hidden.flatten(0, 1), batch.targets.flatten()
         else:
             hidden, targets = hidden[wanted], batch.targets[wanted]
+        if self.words is not None and self.training:
+            return surprise(hidden, self.words, self.places[targets])
         return surprise(hidden, model.head.weight, targets)
