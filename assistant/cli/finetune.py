@@ -47,8 +47,8 @@ from assistant.errors import UsageError
 @json_option
 def finetune(
     files: tuple[Path, ...], output: Path, rank: int, alpha: float, targets: tuple[str, ...], merge: bool, half: bool, words: int,
-    rate: float | None, validation: float, chats: tuple[str, ...], kind: Any, licence: str, keep_duplicates: bool, keep_personal_data: bool, device: str,
-    threads: int | None, no_log: bool, model: str | None, chat_format: str | None, as_json: bool, **numbers: Any,
+    rate: float | None, validation: float, chats: tuple[str, ...], kind: Any, licence: str, keep_duplicates: bool, keep_personal_data: bool,
+    device: str, threads: int | None, no_log: bool, model: str | None, chat_format: str | None, as_json: bool, **numbers: Any,
 ) -> None:  # fmt: skip
     """Teach a model the conversations in FILES (JSONL with messages). Only what the assistant says is learnt.
 
