@@ -46,14 +46,12 @@ class _Surprise(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
             z = F.linear(h, weight)
-            most = z.amax(1, keepdim=True)
-            wanted = z.gather(1, t) - most
-            z.sub_(most).exp_()
-            mass = z.sum(1, keepdim=True)
-            total += (mass.log() - wanted).sum(dtype=exact)
+            wanted = z.gather(1, t) - z.amax(1, keepdim=True)
+            torch.softmax(z, 1, out=z)
+            total -= (z.amax(1, keepdim=True).log() + wanted).sum(dtype=exact)  # the likeliest has 1 / Σ exp(z − max z)
             if to_hidden is None and to_weight is None:
                 continue
-            z.div_(mass).scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
+            z.scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
             if to_hidden is not None:
                 torch.mm(z, weight, out=to_hidden[start : start + rows])
             if to_weight is not None:
