@@ -18,9 +18,10 @@ SHORT = 128
 
 
 def suits(x: Tensor) -> bool:
-    """Whether these functions are for `x`: a step on the CPU that asks for gradients, not being compiled."""
+    """Whether these functions are for `x`: a float32 step on the CPU that asks for gradients, neither compiled nor under autocast."""
     return (
         torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype is torch.float32 and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
     )  # fmt: skip
 
 
