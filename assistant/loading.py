@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ Progress = Callable[[str, float | None], None]
 RETRY_SECONDS = 3600.0
 ADAPTER = "adapter.json"
 """What a folder with an adapter has, and a folder with a model has not."""
+LSTM = "pellucid_lstm"
+"""The kind of model that the recurrent baseline's config.json names."""
 
 
 def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None]:
@@ -109,6 +112,8 @@ def probe_folder() -> Path:
 def _parts(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None, str, list[Adapter]]:
     """The file of the base that `name` stands for, its entry, what the model is called, and the adapters on it, first to last."""
     path, entry = model_file(name, progress)
+    if entry is None and is_lstm(path):
+        raise ModelError(f"{path.name} is an LSTM, the baseline that only continues text: compare it with `pellucid evaluate lm`")
     if entry is not None and isinstance(entry.source, catalog.Tuned):
         from assistant.lm import lora
 
@@ -126,6 +131,14 @@ def _parts(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None, s
         raise ModelError(f"{path.name} is an adapter on another adapter: merge the first with `pellucid finetune --merge`")
     path, entry, called, below = _parts(adapter.base, progress)
     return path, entry, f"{called}+{adapter.name}", [*below, adapter]
+
+
+def is_lstm(folder: Path) -> bool:
+    """Whether there is an LSTM of ours in a folder. It is no model of the engine."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text("utf-8")).get("model_type") == LSTM)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def looks_like_adapter(name: str) -> bool:

@@ -23,9 +23,9 @@ from assistant.lm import sampler
 from assistant.lm.engine import Engine
 from assistant.lm.lstm import LSTM
 from assistant.lm.tokenizer import ByteTokenizer
-from assistant.loading import load_engine, model_file
+from assistant.loading import is_lstm, load_engine, model_file
 from assistant.settings import Settings
-from assistant.training.stored_lstm import is_lstm, load_lstm
+from assistant.training.stored_lstm import load_lstm
 from assistant.turn import Sampling
 
 Progress = Callable[[str, float | None], None]

@@ -18,9 +18,9 @@ from assistant.lm.batches import Document, Packed
 from assistant.lm.engine import Engine
 from assistant.lm.saving import save
 from assistant.lm.train import Event, Plan, Saved, Trainer
-from assistant.training import corpus, hygiene
-from assistant.training.corpus import Source, Text
-from assistant.training.documents import encode_chat
+from assistant.training import hygiene
+from assistant.training.corpus import Source
+from assistant.training.documents import encode_chat, read_all
 from assistant.training.documents import held_out as is_held_out
 from assistant.training.runs import VALIDATION_TOKENS, Work, identity
 from assistant.turn import Message
@@ -95,21 +95,10 @@ class FineTuning(Work):
     def _gather(
         self, sources: Sequence[Source], context: int, validation: float, scrub: bool, deduplicate: bool
     ) -> tuple[dict[str, Any], list[Document], list[Document]]:
-        texts: list[Text] = []
-        origin: list[int] = []
-        rows = []
-        for number, source in enumerate(sources):
-            found = corpus.read(source)
-            if plain := next((t for t in found if not t.messages), None):
-                raise UsageError(f"{source.path.name} holds plain text ({plain.text[:20]!r}): give conversations, with messages")
-            texts += found
-            origin += [number] * len(found)
-            rows.append(
-                {
-                    "file": source.path.name, "sha256": corpus.sha256(source.path), "licence": source.licence or "not stated",
-                    "kind": source.kind, "repeat": source.repeat, "documents": len(found), "characters": sum(len(t.key) for t in found),
-                }
-            )  # fmt: skip
+        texts, origin, rows = read_all(sources)
+        for number, text in zip(origin, texts, strict=True):
+            if not text.messages:
+                raise UsageError(f"{sources[number].path.name} holds plain text ({text.text[:20]!r}): give conversations, with messages")
         cleaned = hygiene.clean(texts, scrub=scrub, deduplicate=deduplicate)
         learnt: list[Document] = []
         tested: list[Document] = []
