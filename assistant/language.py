@@ -31,10 +31,18 @@ def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tu
     zh = language == "zh"
     out: list[str] = []
     if zh and first and engine.languages and "zh" not in engine.languages:
-        from assistant.lm.catalog import chinese_capable
+        from assistant.lm.catalog import chinese_capable, find
 
+        other = find(chinese_capable())
+        way = f"在聊天中输入 /model {other.name}，或运行 pellucid --model {other.name}"
+        if not other.path.exists():
+            way += (
+                f"；先获取：pellucid models pull {other.name}（{round(other.size / 1e6)} MB{'，会先显示使用条款' if other.terms else ''}）"
+            )
+        trial = "（试验性）" if other.experimental else ""
         out.append(
-            f"当前模型 {engine.info.name} 只会英语。要用中文对话，请换用 {chinese_capable()}（pellucid models pull {chinese_capable()}）。"
+            f"当前模型 {engine.info.name} 只会英语。要用中文对话，请换用 {other.name}{trial}：{way}。"
+            f" / {engine.info.name} speaks English only; for Chinese, use {other.name}."
         )
     if first and engine.context_asked > engine.context_length:
         out.append(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,20 @@ from assistant import paths
 from assistant.errors import ModelError, SafetyUnavailable, UsageError
 from assistant.lm import catalog, hub, pull
 from assistant.settings import Settings
+from safety.resources import data_path
 
 if TYPE_CHECKING:
     from assistant import engines
     from assistant.lm.engine import Engine
+    from assistant.lm.lora import Adapter
     from safety.guard import Guard
 
 Progress = Callable[[str, float | None], None]
 RETRY_SECONDS = 3600.0
 ADAPTER = "adapter.json"
 """What a folder with an adapter has, and a folder with a model has not."""
+LSTM = "pellucid_lstm"
+"""The kind of model that the recurrent baseline's config.json names."""
 
 
 def model_file(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None]:
@@ -58,22 +62,24 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
     """The local engine that the settings ask for. Raises ModelError, also where they name a server, or UsageError."""
     if settings.engine != "local":
         raise ModelError("a served model shows nothing of its inside: use --engine local for this")
-    path, entry = model_file(settings.model, progress)
-    if (path / ADAPTER).is_file():
-        return _adapted(path, settings, progress)
-    from assistant.lm.engine import Engine
+    path, entry, name, adapters = _parts(settings.model, progress)
+    from assistant.lm.engine import Engine, pick_device
 
+    dtype = settings.dtype
+    if entry and entry.dtype and dtype == "auto" and pick_device(settings.device).type == "cpu":
+        dtype = entry.dtype
     engine = Engine.load(
         path,
-        name=entry.name if entry else None,
+        name=name,
         device=settings.device,
-        dtype=settings.dtype,
+        dtype=dtype,
         thread_count=settings.threads,
         context_length=settings.context,
         watts_per_core=settings.watts_per_core,
         languages=entry.languages if entry else None,
-        chat_format=entry.chat_format if entry else settings.chat_format,
+        chat_format=settings.chat_format if entry is None or not entry.chat else entry.chat_format,
         packed_folder=paths.cache_dir() / "packed",
+        adapters=adapters,
         progress=progress,
     )
     attach_probe(engine, progress)
@@ -85,7 +91,6 @@ def attach_probe(engine: Engine, progress: Progress) -> None:
     that cannot be read is reported and left out: it informs, it does not decide.
     """
     from safety.probe import Probe, ProbeError
-    from safety.resources import data_path
 
     for folder in (probe_folder(), data_path("safety")):
         for path in sorted(folder.glob("probe*.npz")):
@@ -104,17 +109,36 @@ def probe_folder() -> Path:
     return paths.data_dir() / "probes"
 
 
-def _adapted(folder: Path, settings: Settings, progress: Progress) -> Engine:
-    """The model that an adapter was trained on, with the adapter added to its weights (which are then dense)."""
+def _parts(name: str, progress: Progress) -> tuple[Path, catalog.Entry | None, str, list[Adapter]]:
+    """The file of the base that `name` stands for, its entry, what the model is called, and the adapters on it, first to last."""
+    path, entry = model_file(name, progress)
+    if entry is None and is_lstm(path):
+        raise ModelError(f"{path.name} is an LSTM, the baseline that only continues text: compare it with `pellucid evaluate lm`")
+    if entry is not None and isinstance(entry.source, catalog.Tuned):
+        from assistant.lm import lora
+
+        try:
+            folder = data_path(*entry.source.adapter.split("/"))
+        except FileNotFoundError as error:
+            raise ModelError(str(error)) from error
+        return path, entry, entry.name, [lora.read(folder)]
+    if not (path / ADAPTER).is_file():
+        return path, entry, entry.name if entry else path.resolve().name if path.is_dir() else path.stem, []
     from assistant.lm import lora
 
-    adapter = lora.read(folder)
+    adapter = lora.read(path)
     if looks_like_adapter(adapter.base):
-        raise ModelError(f"{folder.name} is an adapter on another adapter: merge the first with `pellucid finetune --merge`")
-    dtype = "float32" if settings.dtype in ("auto", "int4", "int8") else settings.dtype
-    engine = load_engine(replace(settings, model=adapter.base, dtype=dtype), progress)
-    lora.add(engine, adapter)
-    return engine
+        raise ModelError(f"{path.name} is an adapter on another adapter: merge the first with `pellucid finetune --merge`")
+    path, entry, called, below = _parts(adapter.base, progress)
+    return path, entry, f"{called}+{adapter.name}", [*below, adapter]
+
+
+def is_lstm(folder: Path) -> bool:
+    """Whether there is an LSTM of ours in a folder. It is no model of the engine."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text("utf-8")).get("model_type") == LSTM)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def looks_like_adapter(name: str) -> bool:

@@ -10,6 +10,7 @@ import click
 from assistant.cli.cluster_options import cluster_options, wants_file, work_through
 from assistant.cli.common import Progress, echo_json, json_option, load_settings, model_option
 from assistant.cli.evaluate_lm import architectures, lm
+from assistant.cli.evaluate_replies import replies
 from assistant.errors import UsageError
 
 
@@ -20,6 +21,7 @@ def evaluate() -> None:
 
 evaluate.add_command(lm)
 evaluate.add_command(architectures)
+evaluate.add_command(replies)
 
 
 @evaluate.command()

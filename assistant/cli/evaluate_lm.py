@@ -54,11 +54,19 @@ def lm(
 @click.option("--preset", default="tiny-zh-en", show_default=True)
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe of your own instead (TOML).")
 @click.option("--steps", type=int, help="How many steps each takes.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Where both models are stored.")
+@click.option("--rate", "rates", type=float, multiple=True, help="Try this learning rate with each of them first (several times).")
+@click.option("--trial", type=click.IntRange(min=1), default=200, show_default=True, help="Steps to try a --rate for.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Where the models are stored.")
 @click.option("--threads", type=int, help="Processor threads; 0 takes all.")
 @json_option
-def architectures(preset: str, config: Path | None, steps: int | None, output: Path, threads: int | None, as_json: bool) -> None:
-    """Train a Transformer and an LSTM of as many parameters on the same tokens in the same order, and compare them."""
+def architectures(
+    preset: str, config: Path | None, steps: int | None, rates: tuple[float, ...], trial: int, output: Path, threads: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Train a Transformer and an LSTM of as many parameters on the same tokens in the same order, and compare them.
+
+    With --rate, each architecture gets the one of these rates that is best for it.
+    """
     from assistant.cli.train import prepare
     from assistant.cli.training_view import View
     from assistant.lm.engine import pick_device
@@ -69,15 +77,18 @@ def architectures(preset: str, config: Path | None, steps: int | None, output: P
     def show(run: Any) -> Any:
         return View(run).show
 
-    result = evaluation.architectures(chosen, output, prepare("auto", threads, pick_device), say, show)
+    result = evaluation.architectures(chosen, output, prepare("auto", threads, pick_device), say, show, rates=rates, trial=trial)
     if as_json:
         echo_json(result)
         return
-    click.echo(f"{'':<28}" + "".join(f"{name:>16}" for name in result))
-    for name in next(iter(result.values())):
-        cells = [_cell(row[name]) for row in result.values()]
-        click.echo(f"{name.replace('_', ' '):<28}" + "".join(f"{cell:>16}" for cell in cells))
+    rows = {name.replace("_", " "): [_cell(row[name]) for row in result.values()] for name in next(iter(result.values()))}
+    width = max(16, *(len(cell) + 2 for cells in rows.values() for cell in cells))
+    click.echo(f"{'':<28}" + "".join(f"{name:>{width}}" for name in result))
+    for title, cells in rows.items():
+        click.echo(f"{title:<28}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
-def _cell(value: float | int | None) -> str:
+def _cell(value: dict[str, float] | float | int | None) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{rate}: {perplexity:.4g}" for rate, perplexity in value.items()) or "-"
     return "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

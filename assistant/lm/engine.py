@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from assistant.lm import threads  # before torch
@@ -15,7 +13,7 @@ import torch  # isort: skip
 from torch import Tensor
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import batch, memory, prefill, weights
+from assistant.lm import batch, lora, memory, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
@@ -87,11 +85,14 @@ class Engine:
         languages: Sequence[str] | None = None,
         chat_format: str = "",
         packed_folder: Path | None = None,
+        adapters: Sequence[lora.Adapter] = (),
         progress: Progress = lambda what, fraction: None,
     ) -> Engine:
         """Load a .gguf file or a model folder; packed weights are kept in `packed_folder` for the next time.
 
-        Raises ModelError when it is missing, damaged, not understood, or does not fit into memory.
+        `adapters` are added to the weights as these are read: the model is another one then, and has a SHA-256 of its own. What the
+        file's own 4-bit codes would serve is rounded to int8 instead.
+        Raises ModelError when it is missing, damaged, not understood, does not fit into memory, or is not what an adapter was trained on.
         """
         began = time.perf_counter()
         torch.set_num_threads(thread_count or threads.available_cores())
@@ -104,12 +105,16 @@ class Engine:
         if any(not 0 <= i < config.vocab_size for i in source.begin()):
             raise ModelError(f"{path.name}: its begin token is none of its {config.vocab_size} tokens: fetch the model again")
         target, sha256 = pick_device(device), source.sha256()
+        identity = lora.identity(sha256, adapters)
         kind = pick_dtype(dtype, target, weights.packable(source, config))
+        if adapters and kind == "int4":
+            kind = "int8"
         if target.type == "cpu":
             memory.check(name, source.weights(), kind)
         try:
             model, packed = weights.load(
                 source, config, DENSE[kind], target, pack=kind == "int4", int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
+                change=lambda number, block: [lora.merge_block(block, number, adapter) for adapter in adapters],
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -118,22 +123,15 @@ class Engine:
             model,
             packed,
             tokenizer,
-            ModelInfo(name, sha256, kind, str(target)),
+            ModelInfo(name, identity, kind, str(target)),
             template=source.template,
             begin=source.begin(),
             languages=source.languages if languages is None else languages,
-            chat_format=chat_format or source.chat_format,
+            chat_format=next((a.chat_format for a in reversed(adapters) if a.chat_format), chat_format or source.chat_format),
             context_length=context_length,
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
         )
-
-    def use_adapter(self, name: str, sha256: str, chat_format: str) -> None:
-        """From now on this is the model with an adapter, which has been added to its weights: another model with another identity."""
-        both = hashlib.sha256(f"{self.info.sha256} {sha256}".encode()).hexdigest()
-        self.info = replace(self.info, name=f"{self.info.name}+{name}", sha256=both)
-        self._format_name = chat_format or self._format_name
-        self.cache.keep_prefix([])
 
     def meter(self) -> Meter:
         """A new energy meter for work of this engine."""

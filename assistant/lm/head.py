@@ -50,7 +50,8 @@ def shortlist_product(weight: Tensor) -> Product:
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight (out, in) → codes (out, in) int8 and scales (out,) with weight ≈ scale · code; piece by piece, to spare memory."""
     codes, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
-    for part, code, scale in zip(*(x.split(_ROWS) for x in (weight, codes, scales)), strict=True):
+    for first in range(0, len(weight), _ROWS):
+        part, code, scale = (x[first : first + _ROWS] for x in (weight, codes, scales))
         low, high = torch.aminmax(part.float(), dim=1)
         torch.maximum(-low, high, out=scale).clamp_(min=1e-8).div_(127)
         code.copy_((part / scale.unsqueeze(1)).round_())

@@ -8,12 +8,13 @@ base model: adapters carry the base's SHA-256 and are refused for any other. For
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,7 @@ from torch import Tensor, nn
 
 from assistant.errors import ModelError, UsageError
 from assistant.lm import safetensors
-from assistant.lm.transformer import Block, Transformer
-
-if TYPE_CHECKING:
-    from assistant.lm.engine import Engine
+from assistant.lm.transformer import Transformer
 
 TARGETS = ("qkv", "out", "gate_up", "down")
 """The matrices of a block that can be adapted: attention's inputs and output, the feed-forward network's inputs and output."""
@@ -46,7 +44,7 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) to (…, out)."""
         y = F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
-        return y + F.linear(F.linear(x, self.a), self.b) * self.scale
+        return y + F.linear(F.linear(x, self.a) * self.scale, self.b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +89,18 @@ def undo(model: Transformer) -> None:
                 setattr(block, name, plain)
 
 
-def save(folder: Path, adapter: Adapter) -> None:
-    """Write an adapter. Raises ModelError when the folder cannot be written."""
+def save(folder: Path, adapter: Adapter, *, half: bool = False) -> None:
+    """Write an adapter; `half`: its numbers as float16, which is half the file (they are small, and their product is added to larger ones).
+
+    Raises ModelError when the folder cannot be written, or when half precision has no room for a number.
+    """
+    tensors = {name: t.detach().to(torch.float16) if half else t for name, t in adapter.tensors.items()}
+    if not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise ModelError(f"the adapter {adapter.name} holds numbers that are too large: train it again with a lower --rate")
     described = {name: getattr(adapter, name) for name in ("base", "base_sha256", "rank", "alpha", "targets", "chat_format")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        safetensors.write(folder / WEIGHTS, adapter.tensors)
+        safetensors.write(folder / WEIGHTS, tensors)
         (folder / DESCRIPTION).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise ModelError(f"cannot write the adapter into {folder} ({error.strerror}): make room and try again") from error
@@ -118,24 +122,34 @@ def read(folder: Path) -> Adapter:
         raise ModelError(f"{folder} holds no whole adapter ({error}): train it again") from error
 
 
-@torch.no_grad()
 def merge(model: Transformer, adapter: Adapter) -> None:
-    """W + (α / r) · B A, in place. Raises ModelError for an adapter of other shapes."""
+    """W + (α / r) · B A in all blocks, in place. Raises ModelError for an adapter of other shapes."""
     for i, block in enumerate(model.blocks):
-        for name in adapter.targets:
-            weight = cast(nn.Linear, getattr(cast(Block, block), name)).weight
-            a, b = (adapter.tensors.get(f"blocks.{i}.{name}.{part}") for part in "ab")
-            if a is None or b is None or (b.shape[0], a.shape[1]) != weight.shape or a.shape[0] != b.shape[1]:
-                raise ModelError(f"the adapter {adapter.name} does not fit this model: it was trained on another one")
-            weight.add_((b @ a * (adapter.alpha / adapter.rank)).to(weight.device, weight.dtype))
+        merge_block(block, i, adapter)
 
 
-def add(engine: Engine, adapter: Adapter) -> None:
-    """Let a loaded model (with dense weights) answer with an adapter. Raises ModelError when it is not the base of the adapter."""
-    if engine.info.sha256 != adapter.base_sha256:
-        raise ModelError(
-            f"the adapter {adapter.name} belongs to another base model (SHA-256 {adapter.base_sha256[:16]}…, this one is "
-            f"{engine.info.sha256[:16]}…): load it with the base it was trained on"
-        )
-    merge(engine.model, adapter)
-    engine.use_adapter(adapter.name, adapter.sha256, adapter.chat_format)
+@torch.no_grad()
+def merge_block(block: nn.Module, number: int, adapter: Adapter) -> None:
+    """W + (α / r) · B A in one block with dense weights, in place. Raises ModelError for an adapter of other shapes."""
+    for name in adapter.targets:
+        weight = cast(nn.Linear, getattr(block, name)).weight
+        a, b = (adapter.tensors.get(f"blocks.{number}.{name}.{part}") for part in "ab")
+        if a is None or b is None or (b.shape[0], a.shape[1]) != weight.shape or a.shape[0] != b.shape[1]:
+            raise ModelError(f"the adapter {adapter.name} does not fit this model: it was trained on another one")
+        weight.add_((b.float() @ a.float() * (adapter.alpha / adapter.rank)).to(weight.device, weight.dtype))
+
+
+def identity(base_sha256: str, adapters: Sequence[Adapter]) -> str:
+    """The SHA-256 that names a base with adapters, one after another: another model than its base.
+
+    Raises ModelError when an adapter was not trained on what it is added to.
+    """
+    found = base_sha256
+    for adapter in adapters:
+        if found != adapter.base_sha256:
+            raise ModelError(
+                f"the adapter {adapter.name} belongs to another base model (SHA-256 {adapter.base_sha256[:16]}…, this one is "
+                f"{found[:16]}…): load it with the base it was trained on"
+            )
+        found = hashlib.sha256(f"{found} {adapter.sha256}".encode()).hexdigest()
+    return found

@@ -6,7 +6,8 @@ products of the backward pass are done at once, some tokens at a time: the whole
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,14 +46,12 @@ class _Surprise(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
             z = F.linear(h, weight)
-            most = z.amax(1, keepdim=True)
-            wanted = z.gather(1, t) - most
-            z.sub_(most).exp_()
-            mass = z.sum(1, keepdim=True)
-            total += (mass.log() - wanted).sum(dtype=exact)
+            wanted = z.gather(1, t) - z.amax(1, keepdim=True)
+            torch.softmax(z, 1, out=z)
+            total -= (z.amax(1, keepdim=True).log() + wanted).sum(dtype=exact)  # the likeliest has 1 / Σ exp(z − max z)
             if to_hidden is None and to_weight is None:
                 continue
-            z.div_(mass).scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
+            z.scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
             if to_hidden is not None:
                 torch.mm(z, weight, out=to_hidden[start : start + rows])
             if to_weight is not None:
@@ -79,9 +78,18 @@ def surprise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 class Objective(nn.Module):
     """A model with its loss, so that everything a step computes happens in one `forward` (what wrappers of modules rely on)."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, words: Sequence[int] = ()) -> None:
+        """`words`: while training, only these entries of the vocabulary compete; the output matrix must not be trained then. A step whose
+        replies cost more in scores than in blocks becomes cheap; what is evaluated always competes with the whole vocabulary."""
         super().__init__()
         self.model = model
+        self.words: Tensor | None = None
+        if words:
+            matrix: Tensor = cast(Any, model).head.weight
+            chosen = torch.tensor(sorted(words), device=matrix.device)
+            self.places = torch.full((len(matrix),), -1, device=matrix.device)
+            self.places[chosen] = torch.arange(len(chosen), device=matrix.device)
+            self.words = matrix.detach()[chosen]
 
     def forward(self, batch: Batch, last: bool = False) -> Tensor:
         """The summed surprise of all targets; or with `last`, the scores (B, V) after the last token."""
@@ -95,4 +103,6 @@ class Objective(nn.Module):
             hidden, targets = hidden.flatten(0, 1), batch.targets.flatten()
         else:
             hidden, targets = hidden[wanted], batch.targets[wanted]
+        if self.words is not None and self.training:
+            return surprise(hidden, self.words, self.places[targets])
         return surprise(hidden, model.head.weight, targets)

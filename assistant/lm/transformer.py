@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assistant.lm import fused
 from assistant.lm.config import Config as Config
 
 
@@ -46,6 +47,8 @@ class Observer(Protocol):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + ε) ⊙ weight: every vector gets length √D, then each coordinate its own gain (arXiv:1910.07467)."""
+    if weight.requires_grad and fused.suits(x):
+        return fused.rms_norm(x, weight, eps)
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
@@ -82,6 +85,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, softcap: float 
 
     Each query head shares its keys with H/K − 1 others (arXiv:2305.13245).
     """
+    if mask is None and not softcap and q.requires_grad and q.shape == k.shape and q.shape[2] <= fused.SHORT and fused.suits(q):
+        return fused.attend(q, k, v)
     if not softcap:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
@@ -140,12 +145,16 @@ class Block(nn.Module):
         c = self.config
         # Attention: softmax(Q Kᵀ / √d) V.
         x = linear(norm(h, self.attention_norm, self.attention_norm_bias, c.norm_eps), self.qkv)
-        x = x.view(*h.shape[:2], -1, c.head_width).transpose(1, 2)  # (B, H + 2K, L, d)
-        q, k, v = x[:, : c.n_heads], x[:, c.n_heads : -c.n_kv_heads], x[:, -c.n_kv_heads :]
-        if c.qk_norm:
-            q, k = rms_norm(q, self.q_norm, c.norm_eps), rms_norm(k, self.k_norm, c.norm_eps)
-        if cos_sin is not None:
-            q, k = rotate(q, cos_sin), rotate(k, cos_sin)
+        x = x.view(*h.shape[:2], -1, c.head_width)
+        if self.training and cos_sin is not None and not c.qk_norm and fused.suits(x):
+            q, k, v = fused.turned(x, cos_sin, c.n_heads)
+        else:
+            x = x.transpose(1, 2)  # (B, H + 2K, L, d)
+            q, k, v = x[:, : c.n_heads], x[:, c.n_heads : -c.n_kv_heads], x[:, -c.n_kv_heads :]
+            if c.qk_norm:
+                q, k = rms_norm(q, self.q_norm, c.norm_eps), rms_norm(k, self.k_norm, c.norm_eps)
+            if cos_sin is not None:
+                q, k = rotate(q, cos_sin), rotate(k, cos_sin)
         if c.query_scale:
             q = q * (c.query_scale * math.sqrt(c.head_width))
         if cache is not None:
@@ -161,6 +170,8 @@ class Block(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, L, D) to (B, L, D): W_down (f(W_gate x) ⊙ W_up x), or W_down f(W_up x) without a gate."""
         features = linear(x, self.gate_up)
+        if self.training and self.config.gated and self.config.activation == "silu" and fused.suits(features):
+            return linear(fused.swiglu(features), self.down)
         gate, up = features.chunk(2, -1) if self.config.gated else (features, None)
         active = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
         return linear(active if up is None else active * up, self.down)

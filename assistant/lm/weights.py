@@ -37,6 +37,7 @@ def load(
     *,
     pack: bool = False,
     int8: bool = False,
+    change: Callable[[int, nn.Module], object] = lambda number, block: None,
     progress: Callable[[float], None] = lambda fraction: None,
     packed_folder: Path | None = None,
     sha256: str = "",
@@ -44,6 +45,7 @@ def load(
     """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`.
 
     `int8`: the matrices of the blocks are rounded to int8 as they are read, and no dense copy of them is kept.
+    `change` is called with every block's number and the block while it is dense.
     Raises ModelError for a missing tensor or a wrong shape. The norms and the rotary table stay float32.
     """
     with torch.device("meta"):
@@ -54,6 +56,7 @@ def load(
     parts = block_parts(config)
     for i, block in enumerate(model.blocks):
         fill(block, parts, f"blk.{i}.", source, torch.float32 if int8 else dtype, device)
+        change(i, block)
         if int8:
             to_int8(block)
         progress((i + 1) / config.n_layers)

@@ -20,7 +20,7 @@ from assistant.lm.bpe import CONTROL, END, train_tokenizer, wrap
 from assistant.lm.chat_format import FORMATS, ChatFormat
 from assistant.lm.tokenizer import ByteTokenizer
 from assistant.training import corpus, hygiene
-from assistant.training.corpus import Text
+from assistant.training.corpus import Source, Text
 from assistant.training.recipe import Recipe
 from assistant.turn import Message
 
@@ -51,18 +51,9 @@ class Corpus:
 
 def gather(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> Corpus:
     """Read, clean and encode. Raises UsageError for files that cannot be learnt from."""
-    texts, origin, rows = [], [], []
-    for number, source in enumerate(recipe.sources):
-        found = corpus.read(source)
-        texts += found
-        origin += [number] * len(found)
-        rows.append(
-            {
-                "file": source.path.name, "sha256": corpus.sha256(source.path), "licence": source.licence or "not stated",
-                "kind": source.kind, "repeat": source.repeat, "documents": len(found), "characters": sum(len(t.key) for t in found),
-            }
-        )  # fmt: skip
-        say(f"{source.path.name}: {len(found)} documents")
+    texts, origin, rows = read_all(recipe.sources)
+    for row in rows:
+        say(f"{row['file']}: {row['documents']} documents")
     cleaned = hygiene.clean(texts, scrub=recipe.scrub, deduplicate=recipe.deduplicate)
     removed = cleaned.exact + cleaned.near
     say(f"{len(cleaned.texts)} documents; {removed} were there twice; {sum(cleaned.personal.values())} finds of personal data replaced")
@@ -88,6 +79,24 @@ def gather(recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> Co
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
     }
     return Corpus(train, validation, tokenizer, facts)
+
+
+def read_all(sources: Sequence[Source]) -> tuple[list[Text], list[int], list[dict[str, Any]]]:
+    """The documents of all sources, the number of the source that each comes from, and what the data card says of every source."""
+    texts: list[Text] = []
+    origin: list[int] = []
+    rows = []
+    for number, source in enumerate(sources):
+        found = corpus.read(source)
+        texts += found
+        origin += [number] * len(found)
+        rows.append(
+            {
+                "file": source.path.name, "sha256": corpus.sha256(source.path), "licence": source.licence or "not stated",
+                "kind": source.kind, "repeat": source.repeat, "documents": len(found), "characters": sum(len(t.key) for t in found),
+            }
+        )  # fmt: skip
+    return texts, origin, rows
 
 
 def _tokens(documents: Sequence[Document]) -> int:

@@ -23,9 +23,9 @@ from assistant.lm import sampler
 from assistant.lm.engine import Engine
 from assistant.lm.lstm import LSTM
 from assistant.lm.tokenizer import ByteTokenizer
-from assistant.loading import load_engine, model_file
+from assistant.loading import is_lstm, load_engine, model_file
 from assistant.settings import Settings
-from assistant.training.stored_lstm import is_lstm, load_lstm
+from assistant.training.stored_lstm import load_lstm
 from assistant.turn import Sampling
 
 Progress = Callable[[str, float | None], None]
@@ -198,23 +198,46 @@ def table(figures: Sequence[Figures], prompts: Sequence[str]) -> list[str]:
 
 
 def architectures(
-    recipe: Any, folder: Path, device: torch.device, say: Callable[[str], None], show: Callable[[Any], Callable[[Any], None]]
-) -> dict[str, dict[str, Any]]:
-    """Train a Transformer and an LSTM of as many parameters on the same batches; returns the results by architecture."""
-    from assistant.training.runs import Run
+    recipe: Any, folder: Path, device: torch.device, say: Callable[[str], None], show: Callable[[Any], Callable[[Any], None]], *,
+    rates: Sequence[float] = (), trial: int = 0,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Train a Transformer and an LSTM of as many parameters on the same batches; returns the results by architecture.
 
+    With `rates` each of them first learns for `trial` steps with every one, and then from the beginning with the rate that was best by
+    validation loss: what suits one architecture need not suit the other. Raises UsageError when nothing is held out to choose by.
+    """
     out: dict[str, dict[str, Any]] = {}
     for arch in ("transformer", "lstm"):
-        run = Run(replace(recipe, sizes=replace(recipe.sizes, arch=arch, hidden=0)), folder / arch, device=device, say=say)
-        view = show(run)
-        for event in run.events():
-            view(event)
-        card = run.finish()
-        loss = card["result"]["validation_loss"]
+        mine = replace(recipe, sizes=replace(recipe.sizes, arch=arch, hidden=0))
+        tried: dict[float, float] = {}
+        for rate in rates:
+            plan = replace(recipe.plan, rate=rate, steps=trial, warmup=min(recipe.plan.warmup, trial // 4))
+            loss = _trained(replace(mine, plan=plan), folder / f"{arch}-rate-{rate:g}", device, say, show)["result"]["validation_loss"]
+            if loss is None:
+                raise UsageError("no text is held out to choose a rate by: give a larger --validation in the recipe, or more text")
+            tried[rate] = loss
+            say(f"{arch}: rate {rate:g} has a validation perplexity of {math.exp(min(loss, 700.0)):,.2f} after {trial} steps")
+        if tried:
+            mine = replace(mine, plan=replace(recipe.plan, rate=min(tried, key=lambda rate: tried[rate])))
+        card = _trained(mine, folder / arch, device, say, show)
+        found, loss = card["result"], card["result"]["validation_loss"]
         out[arch] = {
-            "parameters": run.parameters, "tokens_read": card["result"]["tokens_read"],
-            "validation_perplexity": math.exp(loss) if loss is not None else None, "loss": card["result"]["loss"],
-            "tokens_per_second": card["result"]["tokens_per_second"],
-            "joules_per_million_tokens": card["result"]["joules_per_million_tokens"],
+            "parameters": card["model"]["parameters"], "rate": mine.plan.rate, "tokens_read": found["tokens_read"],
+            "validation_perplexity": math.exp(min(loss, 700.0)) if loss is not None else None, "loss": found["loss"],
+            "tokens_per_second": found["tokens_per_second"], "joules_per_million_tokens": found["joules_per_million_tokens"],
+            "tried": {f"{rate:g}": math.exp(min(loss, 700.0)) for rate, loss in tried.items()},
         }  # fmt: skip
     return out
+
+
+def _trained(
+    recipe: Any, folder: Path, device: torch.device, say: Callable[[str], None], show: Callable[[Any], Callable[[Any], None]]
+) -> dict[str, Any]:
+    """The card of a run from its beginning to its end."""
+    from assistant.training.runs import Run
+
+    run = Run(recipe, folder, device=device, say=say)
+    view = show(run)
+    for event in run.events():
+        view(event)
+    return run.finish()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from assistant.lm import checkpoint, lora
 from assistant.lm.batches import Document, Packed
 from assistant.lm.engine import Engine
 from assistant.lm.saving import save
-from assistant.lm.train import Plan, Trainer
-from assistant.training import corpus, hygiene
-from assistant.training.corpus import Source, Text
-from assistant.training.documents import encode_chat
+from assistant.lm.train import Event, Plan, Saved, Trainer
+from assistant.training import hygiene
+from assistant.training.corpus import Source
+from assistant.training.documents import encode_chat, read_all
 from assistant.training.documents import held_out as is_held_out
 from assistant.training.runs import VALIDATION_TOKENS, Work, identity
 from assistant.turn import Message
@@ -35,6 +36,21 @@ class Method:
     targets: tuple[str, ...] = lora.TARGETS
     merged: bool = False
     """Store a whole model with the adapter added, instead of the adapter."""
+    half: bool = False
+    """Store the adapter's numbers as float16."""
+    words: int = 0
+    """While an adapter is trained, only so many entries of the vocabulary compete to be the next token: those of the conversations, and the
+    most frequent others. 0: all."""
+
+
+def competing(learnt: Sequence[Document], count: int, vocabulary: int) -> tuple[int, ...]:
+    """The entries of the vocabulary that take part in the loss: all that occur, then by number (byte pairs are numbered as they were
+    merged, the most frequent first) up to `count`; none named means all."""
+    if not count or count >= vocabulary:
+        return ()
+    seen = {int(i) for document in learnt for i in np.unique(document.ids)}
+    rest = (i for i in range(vocabulary) if i not in seen)
+    return (*sorted(seen), *itertools.islice(rest, max(count - len(seen), 0)))
 
 
 class FineTuning(Work):
@@ -44,7 +60,7 @@ class FineTuning(Work):
 
     def __init__(
         self, engine: Engine, base: str, sources: Sequence[Source], plan: Plan, method: Method, output: Path, *,
-        validation: float = 0.02, chats: Sequence[str] = (), scrub: bool = True, watts: float = 5.0,
+        validation: float = 0.02, chats: Sequence[str] = (), scrub: bool = True, deduplicate: bool = True, watts: float = 5.0,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         """Raises UsageError for files that cannot be learnt from, ModelError for a model without a chat format."""
@@ -56,7 +72,7 @@ class FineTuning(Work):
             raise UsageError(f"this model reads {engine.model.config.context_length} tokens at most: give a --context up to that")
         self.engine, self.base, self.method, self.style = engine, base, method, engine.chat_format
         self.chats = list(chats)
-        facts, learnt, tested = self._gather(sources, plan.context, validation, scrub)
+        facts, learnt, tested = self._gather(sources, plan.context, validation, scrub, deduplicate)
         say(f"{len(learnt)} conversations to learn from, {len(tested)} to test on")
         model = engine.model
         model.requires_grad_(True)
@@ -70,30 +86,20 @@ class FineTuning(Work):
             prompts=[[p.id for p in self.style.render([Message("user", text)], engine.tokenizer)] for text in chats],
             end=engine.tokenizer.eos | {engine.tokenizer.ids[t] for t in self.style.control},
             identity=identity(plan, asdict(method), engine.info.sha256, facts["corpus_sha256"]),
+            words=competing(learnt, method.words, model.config.vocab_size) if method.rank else (),
         )  # fmt: skip
         super().__init__(output, plan, trainer, facts, watts)
         if trainer.resume():
             say(f"going on after step {trainer.step}")
 
     def _gather(
-        self, sources: Sequence[Source], context: int, validation: float, scrub: bool
+        self, sources: Sequence[Source], context: int, validation: float, scrub: bool, deduplicate: bool
     ) -> tuple[dict[str, Any], list[Document], list[Document]]:
-        texts: list[Text] = []
-        origin: list[int] = []
-        rows = []
-        for number, source in enumerate(sources):
-            found = corpus.read(source)
-            if plain := next((t for t in found if not t.messages), None):
-                raise UsageError(f"{source.path.name} holds plain text ({plain.text[:20]!r}): give conversations, with messages")
-            texts += found
-            origin += [number] * len(found)
-            rows.append(
-                {
-                    "file": source.path.name, "sha256": corpus.sha256(source.path), "licence": source.licence or "not stated",
-                    "kind": source.kind, "repeat": source.repeat, "documents": len(found), "characters": sum(len(t.key) for t in found),
-                }
-            )  # fmt: skip
-        cleaned = hygiene.clean(texts, scrub=scrub)
+        texts, origin, rows = read_all(sources)
+        for number, text in zip(origin, texts, strict=True):
+            if not text.messages:
+                raise UsageError(f"{sources[number].path.name} holds plain text ({text.text[:20]!r}): give conversations, with messages")
+        cleaned = hygiene.clean(texts, scrub=scrub, deduplicate=deduplicate)
         learnt: list[Document] = []
         tested: list[Document] = []
         digest, too_long = hashlib.sha256(), 0
@@ -121,6 +127,13 @@ class FineTuning(Work):
         }  # fmt: skip
         return facts, learnt, tested
 
+    def events(self) -> Iterator[Event]:
+        """As any training; with every checkpoint the adapter is stored as it is then, and can be tried."""
+        for event in super().events():
+            if isinstance(event, Saved) and event.step and self.method.rank and not self.method.merged:
+                self.store(dict(self.trainer.model.named_parameters()))
+            yield event
+
     def text(self, prompt: int, ids: Sequence[int]) -> str:
         """A sample in words."""
         return f"{self.chats[prompt]} → {self.engine.tokenizer.decode(ids)}"
@@ -138,7 +151,7 @@ class FineTuning(Work):
                 folder.name, self.base, engine.info.sha256, method.rank, method.alpha, method.targets, self.style.name, "", thin
             )
             if not method.merged:
-                lora.save(folder, adapter)
+                lora.save(folder, adapter, half=method.half)
                 return folder / lora.WEIGHTS
             lora.merge(engine.model, adapter)
             lora.undo(engine.model)

@@ -13,16 +13,7 @@ from assistant.lm import safetensors
 from assistant.lm.bpe import wrap
 from assistant.lm.lstm import LSTM, LSTMConfig
 from assistant.lm.tokenizer import ByteTokenizer
-
-KIND = "pellucid_lstm"
-
-
-def is_lstm(folder: Path) -> bool:
-    """Whether there is an LSTM of ours in a folder."""
-    try:
-        return bool(json.loads((folder / "config.json").read_text("utf-8")).get("model_type") == KIND)
-    except (OSError, ValueError, AttributeError):
-        return False
+from assistant.loading import LSTM as LSTM_KIND
 
 
 def save_lstm(model: LSTM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -31,7 +22,7 @@ def save_lstm(model: LSTM, tokenizer: Tokenizer, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.write(folder / "model.safetensors", {name: p.detach() for name, p in model.named_parameters()})
         (folder / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")
-        (folder / "config.json").write_text(json.dumps({"model_type": KIND, **asdict(model.config)}, indent=1) + "\n", "utf-8")
+        (folder / "config.json").write_text(json.dumps({"model_type": LSTM_KIND, **asdict(model.config)}, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise ModelError(f"cannot write the model into {folder} ({error.strerror}): make room and give the same command again") from error
 

@@ -33,11 +33,17 @@ def must_be_fetched(name: str) -> str:
     if catalog.looks_like_path(name):
         return ""
     entry = catalog.find(name)
-    return "" if entry.path.exists() else say("pull.ask", name=entry.name, megabytes=round(entry.size / 1e6), licence=entry.licence)
+    if entry.path.exists():
+        return ""
+    question = say("pull.ask", name=entry.name, megabytes=round(entry.size / 1e6), licence=entry.licence)
+    return f"{question}\n\n{say('pull.terms', terms=entry.terms)}" if entry.terms else question
 
 
 def fetch(name: str, progress: Progress, stop: threading.Event) -> None:
-    """Fetch the model `name`. Raises ModelError, and Stopped at the next report of progress after `stop` is set."""
+    """Fetch the model `name`, after the person agreed to `must_be_fetched`.
+
+    Raises ModelError, and Stopped at the next report of progress after `stop` is set.
+    """
     from assistant.lm import catalog, pull
 
     def report(what: str, fraction: float | None) -> None:
@@ -45,4 +51,4 @@ def fetch(name: str, progress: Progress, stop: threading.Event) -> None:
             raise Stopped
         progress(what, fraction)
 
-    pull.pull(catalog.find(name), report)
+    pull.pull(catalog.find(name), report, accept_terms=True)

@@ -119,3 +119,27 @@ def test_the_shipped_recipe_reads_its_text():
     assert found.plan.steps == 3 and found.plan.context == 64
     counts = [len(corpus.read(source)) for source in found.sources]
     assert counts[0] > 40_000 and all(counts) and all(source.licence for source in found.sources)
+
+
+def test_each_architecture_learns_at_the_rate_that_is_best_for_it(tmp_path, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(f"今天天气很好，有{i}只鸟。" for i in range(60)), "utf-8")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        "[model]\nwidth = 16\nlayers = 1\nheads = 2\nvocabulary = 300\n[training]\nsteps = 6\nbatch = 2\ncontext = 12\nwarmup = 1\n"
+        "[data]\nvalidation = 0.3\n[[data.sources]]\nfile = 'lines.txt'\nsplit = 'line'\n", "utf-8",
+    )  # fmt: skip
+    common = ["evaluate", "architectures", "--config", recipe, "--threads", "1"]
+    rates = ["--rate", "1e-7", "--rate", "1e-2", "--trial", "5"]
+    code, out, said = run(capsys, *common, "--output", tmp_path / "o", *rates, "--json")
+    assert code == 0, said
+    found = json.loads(out)
+    for row in found.values():
+        assert set(row["tried"]) == {"1e-07", "0.01"} and row["tried"]["0.01"] < row["tried"]["1e-07"] and row["rate"] == 0.01
+    assert abs(found["lstm"]["parameters"] / found["transformer"]["parameters"] - 1) < 0.1
+    assert found["lstm"]["tokens_read"] == found["transformer"]["tokens_read"]
+    code, out, said = run(capsys, *common, "--output", tmp_path / "p")
+    assert code == 0 and "validation perplexity" in out and "tried" in out, said
+    recipe.write_text(recipe.read_text("utf-8").replace("0.3", "0.0"), "utf-8")
+    code, _, said = run(capsys, *common, "--output", tmp_path / "q", *rates)
+    assert code == 2 and "no text is held out" in said

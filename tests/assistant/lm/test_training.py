@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from assistant.lm.lstm import LSTM, LSTMConfig, matching, parameters_of
 from assistant.lm.objective import surprise
 from assistant.lm.train import Evaluated, Plan, Sampled, Saved, Stepped, Trainer, initialise
 from assistant.lm.transformer import Config, Transformer
+from assistant.training.runs import check_compiler
 
 SIZES = Config(vocab_size=40, width=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_width=24, context_length=12)
 PLAN = Plan(steps=24, batch=4, context=12, rate=1e-2, warmup=3, evaluate_every=8, sample_every=24, save_every=7)
@@ -217,3 +219,37 @@ def test_a_vocabulary_never_joins_chinese_characters():
     with pytest.raises(UsageError, match=f"at least {SMALLEST}"):
         train_tokenizer(texts, 100)
     assert train_tokenizer(texts, 400).to_str() == train_tokenizer(texts, 400).to_str()
+
+
+def test_bfloat16_products_learn_as_float32_ones_do(tmp_path):
+    """Autocast: the products are taken in bfloat16, the weights and what the optimiser keeps stay float32."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        run = trainer(tmp_path / precision, replace(PLAN, precision=precision))
+        list(run.run())
+        found[precision] = run.losses
+        assert all(p.dtype is torch.float32 and p.grad.dtype is torch.float32 for p in run.model.parameters())
+    exact, rounded = found["float32"], found["bfloat16"]
+    assert exact != rounded and rounded[-1] < 0.8 * rounded[0]
+    assert max(abs(a - b) for a, b in zip(exact, rounded, strict=True)) < 0.1
+
+
+def test_compiling_without_a_compiler_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler .*: install one, or train without --compile"):
+        check_compiler()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(tmp_path):
+    try:
+        check_compiler()
+    except UsageError as error:
+        pytest.skip(str(error))
+    plan = replace(PLAN, steps=4)
+    eager, compiled = trainer(tmp_path / "eager", plan), trainer(tmp_path / "compiled", plan, compiled=True)
+    for run in (eager, compiled):
+        list(run.run())
+    torch.testing.assert_close(torch.tensor(compiled.losses), torch.tensor(eager.losses), rtol=1e-4, atol=1e-4)
+    for a, b in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

@@ -10,6 +10,7 @@ from assistant.errors import ModelError, UsageError
 from assistant.lm.bpe import train_tokenizer, wrap
 from assistant.lm.engine import Engine
 from assistant.lm.lstm import LSTM, LSTMConfig
+from assistant.loading import load_engine
 from assistant.training import evaluation
 from assistant.training.evaluation import JudgedEngine, JudgedLSTM, distinct, judge
 from assistant.training.stored_lstm import load_lstm, save_lstm
@@ -48,6 +49,9 @@ def test_an_lstm_is_stored_read_and_judged(tmp_path):
     again, words = load_lstm(tmp_path / "lstm")
     ids = torch.tensor([words.encode("今天")])
     torch.testing.assert_close(again(ids), model.eval()(ids))
+    settings = configuration.load({"model": str(tmp_path / "lstm")})
+    with pytest.raises(ModelError, match=r"is an LSTM, the baseline .*evaluate lm"):
+        load_engine(settings, quiet)
     loaded = evaluation.load(str(tmp_path / "lstm"), configuration.load({}), quiet)
     assert isinstance(loaded, JudgedLSTM)
     greedy = Sampling(temperature=0, repetition_penalty=1.0, max_tokens=5)

@@ -3,19 +3,22 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from assistant import settings as configuration
 from assistant.errors import ModelError, UsageError
-from assistant.lm import lora
+from assistant.lm import lora, safetensors
+from assistant.lm.batches import IGNORE, Batch, Document
 from assistant.lm.chat_format import FORMATS
 from assistant.lm.engine import Engine
-from assistant.lm.train import Plan
+from assistant.lm.objective import Objective
+from assistant.lm.train import Plan, Saved
 from assistant.loading import load_engine
 from assistant.training.corpus import Source
 from assistant.training.documents import encode_chat
-from assistant.training.finetuning import FineTuning, Method
+from assistant.training.finetuning import FineTuning, Method, competing
 from assistant.turn import Message
 
 PLAN = Plan(steps=12, batch=2, context=160, rate=2e-2, warmup=1, weight_decay=0.0)
@@ -78,7 +81,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_model, endless_model, chats,
     tuned(tiny_model, chats, tmp_path / "a", Method(2, 4.0))
     adapter = lora.read(tmp_path / "a")
     with pytest.raises(ModelError, match="belongs to another base model"):
-        lora.add(Engine.load(endless_model, dtype="float32"), adapter)
+        Engine.load(endless_model, adapters=[adapter])
     described = json.loads((tmp_path / "a" / "adapter.json").read_text("utf-8"))
     (tmp_path / "a" / "adapter.json").write_text(json.dumps(described | {"base": str(endless_model)}), "utf-8")
     with pytest.raises(ModelError, match="belongs to another base model"):
@@ -113,3 +116,51 @@ def test_what_cannot_be_learnt_is_refused(tiny_model, chats, tmp_path):
     ):
         with pytest.raises(UsageError, match=said):
             FineTuning(engine, "x", [source], plan, method, tmp_path / "o", validation=0.0)
+
+
+def test_with_every_checkpoint_the_adapter_so_far_can_be_tried(tiny_model, chats, tmp_path):
+    engine = Engine.load(tiny_model, dtype="float32")
+    plan = replace(PLAN, save_every=3)
+    work = FineTuning(engine, str(tiny_model), [Source(chats)], plan, Method(2, 4.0, half=True), tmp_path / "a", validation=0.0)
+    for event in work.events():
+        if isinstance(event, Saved) and event.step == 3:
+            break
+    early = lora.read(tmp_path / "a")
+    stored = safetensors.SafetensorsFile(tmp_path / "a" / lora.WEIGHTS)
+    assert {entry.dtype for entry in stored.entries.values()} == {"F16"}
+    assert any(t.abs().max() > 0 for name, t in early.tensors.items() if name.endswith(".b"))
+    assert Engine.load(tiny_model, adapters=[early]).info.sha256 == lora.identity(engine.info.sha256, [early]) != engine.info.sha256
+    broken = replace(early, tensors={name: t.float() * 1e9 for name, t in early.tensors.items()})
+    with pytest.raises(ModelError, match="too large"):
+        lora.save(tmp_path / "b", broken, half=True)
+
+
+def test_only_the_words_named_compete_while_an_adapter_is_trained(tiny_model):
+    """Among all words the loss is the usual one; among some it is that of the smaller softmax; what is evaluated meets all words."""
+    model = Engine.load(tiny_model, dtype="float32").model
+    ids = torch.tensor([[5, 9, 70, 12]])
+    batch = Batch(ids, torch.tensor([[9, 70, 12, IGNORE]]))
+    whole = Objective(model).train()(batch)
+    torch.testing.assert_close(Objective(model, range(model.config.vocab_size)).train()(batch), whole)
+    some = [12, 9, 70, 200]
+    few = Objective(model, some)
+    scores = model.logits(model(ids))[0, :3][:, sorted(some)]
+    expected = torch.nn.functional.cross_entropy(scores, torch.tensor([sorted(some).index(i) for i in (9, 70, 12)]), reduction="sum")
+    torch.testing.assert_close(few.train()(batch), expected)
+    torch.testing.assert_close(few.eval()(batch), whole)
+    documents = [Document(np.array([5, 200, 7], np.int32)), Document(np.array([5, 6], np.int32))]
+    assert competing(documents, 6, 259) == (5, 6, 7, 200, 0, 1) and competing(documents, 2, 259) == (5, 6, 7, 200)
+    assert competing(documents, 0, 259) == () == competing(documents, 259, 259)
+
+
+def test_one_reply_to_several_wordings_can_be_kept(tiny_model, tmp_path):
+    path, reply = tmp_path / "c.jsonl", "The same long reply to every wording of a question, which makes them look like one text."
+    lines = [{"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": reply}]} for p in ("how", "how?")]
+    path.write_text("\n".join(json.dumps(line) for line in lines), "utf-8")
+    engine = Engine.load(tiny_model, dtype="float32")
+    for number, keep in enumerate((True, False)):
+        work = FineTuning(
+            engine, "x", [Source(path)], PLAN, Method(), tmp_path / str(number), validation=0.0, deduplicate=not keep
+        )  # fmt: skip
+        assert work.facts["documents"]["learnt"] == (2 if keep else 1)
+        lora.undo(engine.model)
