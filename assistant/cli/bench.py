@@ -47,6 +47,20 @@ def engine(peers: tuple[str, ...], dtype: str | None, busy: bool, rounds: int, m
 
 
 @bench.command()
+@click.option("--length", "lengths", type=click.IntRange(2, 1_000_000), multiple=True, help="Tokens of a prompt; 1024, 4096 and 8000 else.")
+@model_option
+@json_option
+def context(lengths: tuple[int, ...], model: str | None, as_json: bool) -> None:
+    """What a longer context costs: to read it, to write on from its end, to keep it."""
+    settings = load_settings(model=model)
+    path = _model(settings)
+    from assistant.benchmarks.contexts import LENGTHS
+    from assistant.benchmarks.contexts import bench as run
+
+    show(_told(lambda progress: run(settings, path, lengths or LENGTHS, progress=progress)), as_json)
+
+
+@bench.command()
 @click.option("--tokens", type=click.IntRange(2, 100_000), default=384, show_default=True, help="How much text to compare on.")
 @model_option
 @json_option

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from assistant.benchmarks import contexts
 from assistant.benchmarks.dtypes import compare, energy, quality
 from assistant.errors import UsageError
 from assistant.settings import Settings
@@ -32,3 +33,11 @@ def test_energy_is_labelled_for_every_dtype(tiny_model):
     assert result["energy_source"].startswith(("measured", "estimated"))
     assert set(result["dtypes"]) == {"float32", "bfloat16", "float16", "int8"}
     assert all(figures["joules_per_token"]["median"] >= 0 for figures in result["dtypes"].values())
+
+
+def test_a_longer_context_is_measured_up_to_the_models_own(tiny_model):
+    rows = contexts.bench(Settings(), tiny_model, (96, 32))["lengths"]
+    assert list(rows) == ["32", "96"] and rows["32"]["read_growth"] == rows["32"]["token_growth"] == 1
+    assert rows["96"]["cache_megabytes"] > rows["32"]["cache_megabytes"] > 0
+    with pytest.raises(UsageError, match="measure at most that less 32"):
+        contexts.bench(Settings(), tiny_model, (100_000,))
