@@ -1,4 +1,5 @@
-"""The part of a reply that is being written, so that a program that dies loses at most half a second of it.
+"""The part of a reply that is being written, so that a program that dies loses at most half a second of it (where it serves many at once,
+somewhat more, see `TOGETHER`).
 
 Outside the hashed chain, because it changes; gone as soon as the turn is closed. Each step holds only what is new.
 """
@@ -19,6 +20,8 @@ from assistant.turn import ReplyToken
 
 SECONDS = 0.5
 """A reply is written down at most this often."""
+TOGETHER = 4
+"""More replies at once than this take turns: all together they are written down no more often than so many are."""
 
 
 @dataclass(slots=True)
@@ -30,10 +33,9 @@ class Progress:
     tokens: int = 0
     written_at: float = float("-inf")
 
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time to write again."""
-        return time.monotonic() - self.written_at >= SECONDS
+    def is_due(self, replies: int = 1) -> bool:
+        """Whether it is time to write again, where so many `replies` are being written at once: each write waits for the disk."""
+        return time.monotonic() - self.written_at >= SECONDS * max(1.0, replies / TOGETHER)
 
 
 def write(connection: sqlite3.Connection, turn: str, progress: Progress, text: str, tokens: Sequence[ReplyToken]) -> None:

@@ -154,7 +154,7 @@ class Ledger:
         progress = self._progress.get(turn_id)
         if progress is None:
             raise LedgerError(f"the turn {turn_id} is not open here: open it before writing its reply")
-        if not progress.is_due:
+        if not progress.is_due(len(self._progress)):
             return
         try:
             with self._writing():

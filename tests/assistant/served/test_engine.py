@@ -256,3 +256,12 @@ def test_many_at_once_each_logged_once(serve, guard, ledger, connect):
         thread.join()
     rows = ledger.query("SELECT kind, count(*), count(DISTINCT turn) FROM ledger WHERE kind IN ('intent', 'output') GROUP BY kind")
     assert sorted(tuple(row) for row in rows) == [("intent", 16, 16), ("output", 16, 16)] and len(ends) == 16
+
+
+@pytest.mark.slow
+def test_injected_faults_lose_no_turn_and_log_none_twice():
+    from assistant.benchmarks.served import faults
+
+    found = faults(120, 0.2)
+    assert (found["turns_lost"], found["turns_logged_twice"]) == (0, 0) and found["injected"]
+    assert found["answered_in_full"] + found["halves_kept"] == 120 and sum(found["ends"].values()) == 120

@@ -136,3 +136,15 @@ def test_a_forgotten_sign_of_nobody_harms_nothing(path: Path, name: str) -> None
     with Ledger.open(path) as ledger:
         assert ledger.recover() == []
         assert not (path.parent / name).exists() and len(list(path.parent.glob("*.live-*"))) == 1
+
+
+def test_many_replies_at_once_take_turns_at_being_written_down(monkeypatch):
+    from assistant.store import journal
+
+    now = [100.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    progress = journal.Progress(written_at=100.0)
+    now[0] += journal.SECONDS
+    assert progress.is_due() and progress.is_due(journal.TOGETHER) and not progress.is_due(8 * journal.TOGETHER)
+    now[0] += 7 * journal.SECONDS
+    assert progress.is_due(8 * journal.TOGETHER) and journal.Progress().is_due(1000)
