@@ -39,10 +39,13 @@ def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tu
             way += (
                 f"；先获取：pellucid models pull {other.name}（{round(other.size / 1e6)} MB{'，会先显示使用条款' if other.terms else ''}）"
             )
-        trial = "（试验性）" if other.experimental else ""
+        better = chinese_capable(experimental=False)
+        trial, more = (
+            (f"（试验性，常会答错；更可靠的是 {better}）", f" (experimental; {better} is better)") if other.experimental else ("", "")
+        )
         out.append(
             f"当前模型 {engine.info.name} 只会英语。要用中文对话，请换用 {other.name}{trial}：{way}。"
-            f" / {engine.info.name} speaks English only; for Chinese, use {other.name}."
+            f" / {engine.info.name} speaks English only; for Chinese, use {other.name}{more}."
         )
     if first and engine.context_asked > engine.context_length:
         out.append(

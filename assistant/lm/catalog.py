@@ -182,6 +182,6 @@ def looks_like_path(name: str) -> bool:
     return name.endswith(".gguf") or "/" in name or "\\" in name or Path(name).exists()
 
 
-def chinese_capable() -> str:
-    """The name of the smallest model that converses in Chinese."""
-    return min((e for e in CATALOG if "zh" in e.languages and e.chat), key=lambda e: e.size).name
+def chinese_capable(*, experimental: bool = True) -> str:
+    """The name of the smallest model that converses in Chinese, or of the smallest that is not experimental."""
+    return min((e for e in CATALOG if "zh" in e.languages and e.chat and (experimental or not e.experimental)), key=lambda e: e.size).name

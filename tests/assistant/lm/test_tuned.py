@@ -101,6 +101,8 @@ def test_who_writes_chinese_to_a_model_without_it_is_told_how_to_change(tiny_mod
     engine = Engine.load(tiny_model)
     prompt = engine.render_raw("你好")
     (told,) = language.notices("zh", engine, prompt, first=True)
+    better = catalog.chinese_capable(experimental=False)
+    assert "试验性" in told and better in told and not catalog.find(better).experimental
     assert f"/model {VOICE}" in told and f"pellucid models pull {VOICE}" in told and "使用条款" in told and "English only" in told
     entry = catalog.find(VOICE)
     entry.path.parent.mkdir(parents=True, exist_ok=True)
