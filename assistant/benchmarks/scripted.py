@@ -178,17 +178,28 @@ class Watch:
         return {"cpu": (time.process_time() - cpu) / took, "seconds": took, "frames": self.frames}
 
     def _time_frames(self) -> None:
-        """From taking in new tokens until they are painted, in seconds, for every frame."""
+        """From taking in new tokens until the terminal has been written to, in seconds, for every frame."""
         chat = self.app.chat
-        drain = chat._drain
+        drain, paint = chat._drain, chat._compositor_refresh
+        waiting: list[float] = []  # since when news is taken in that is not painted yet
+        taking = False
 
         async def timed() -> None:
-            began = time.perf_counter()
+            nonlocal taking
+            waiting.append(time.perf_counter())
+            taking = True
             await drain()
-            if chat.generation is not None:
-                chat.call_after_refresh(lambda: self.frames.append(time.perf_counter() - began))
+            taking = False
+            if chat.generation is None:
+                waiting.clear()
 
-        chat._drain = timed
+        def painted() -> None:
+            paint()
+            if waiting and not taking:
+                self.frames.append(time.perf_counter() - waiting[0])
+                waiting.clear()
+
+        chat._drain, chat._compositor_refresh = timed, painted
 
 
 def resident_bytes() -> int:

@@ -16,6 +16,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from assistant.tui.branch import Branch
+from assistant.tui.memory import give_back
 from assistant.tui.text import say
 from assistant.tui.widgets.settled import Settled
 from assistant.tui.widgets.turn_view import TurnView
@@ -202,6 +203,7 @@ class Transcript(Settled, VerticalScroll, can_focus=False):
             await self.mount_all(self._earlier_row(), before=self.views[0])
         # Textual remembers colours by the drawing they were for, and so keeps a thousand drawings of widgets that are gone
         StylesCache.get_inner_outer.cache_clear()
+        self.call_after_refresh(give_back)
 
     def _reveal(self, turn: str) -> None:
         for view in self.views:

@@ -390,3 +390,25 @@ async def test_a_tail_is_broken_like_the_whole_text_however_it_grows():
             fresh._wrap()
             assert fresh.lines == grown
             assert tail._room % STEP == 0 and tail._room >= len(tail.lines)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_giving_memory_back_frees_what_refers_only_to_itself(monkeypatch):
+    import ctypes
+    import weakref
+
+    from assistant.tui.memory import give_back
+
+    class Node:
+        pass
+
+    node = Node()
+    node.itself = node
+    seen = weakref.ref(node)
+    del node
+    give_back()
+    assert seen() is None
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # another C library
+    give_back()
