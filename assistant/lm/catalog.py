@@ -143,7 +143,7 @@ CATALOG: tuple[Entry, ...] = (
     Entry(
         "gemma-3-270m-pellucid", Tuned("gemma3-270m", "voice/adapter"),
         "Gemma; the adapter also Apache-2.0", ("zh", "en"), 253_113_024,
-        "Gemma 3 270M taught to converse in Chinese and English by this program (experimental)",
+        "Gemma 3 270M taught to converse by this program (experimental)",
         chat_format="gemma", terms=GEMMA_TERMS, dtype="int8", experimental=True,
     ),
 )  # fmt: skip
