@@ -327,6 +327,11 @@ class Ledger:
         with self._writing(), self._appender.transaction():
             yield self._appender
 
+    def release_memory(self) -> None:
+        """Let go of the pages that SQLite keeps in memory: for a program that stays open for hours. They are read again when needed."""
+        with self._reading() as connection:
+            connection.execute("PRAGMA shrink_memory")
+
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[sqlite3.Connection]:
         """The connection itself, alone: for backup and erasure."""

@@ -13,10 +13,10 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import Static
 
 from assistant.tui.branch import Branch
-from assistant.tui.memory import give_back
 from assistant.tui.text import say
 from assistant.tui.widgets.settled import Settled
 from assistant.tui.widgets.turn_view import TurnView
@@ -48,6 +48,9 @@ class Transcript(Settled, VerticalScroll, can_focus=False):
     """A scrolling column of turn views."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
+
+    class Pruned(Message):
+        """Old turns have left the screen, and with them most of what it keeps in memory."""
 
     def __init__(self, welcome: Static, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -203,7 +206,7 @@ class Transcript(Settled, VerticalScroll, can_focus=False):
             await self.mount_all(self._earlier_row(), before=self.views[0])
         # Textual remembers colours by the drawing they were for, and so keeps a thousand drawings of widgets that are gone
         StylesCache.get_inner_outer.cache_clear()
-        self.call_after_refresh(give_back)
+        self.post_message(self.Pruned())
 
     def _reveal(self, turn: str) -> None:
         for view in self.views:

@@ -200,3 +200,15 @@ def test_no_read_leaves_a_lock(ledger: Ledger, path: Path) -> None:
         reader.query("SELECT * FROM ledger")
         with Ledger.open(path, timeout=0.0) as writer:
             log_turn(writer)
+
+
+def test_pages_are_let_go_of_and_read_again(ledger):
+    turn = make_turn()
+    ledger.open_turn(turn)
+    ledger.release_memory()
+    ledger.close_turn(replace(turn, reply="done"))
+    ledger.release_memory()
+    assert ledger.turn(turn.id).reply == "done"
+    ledger.close()
+    with pytest.raises(LedgerError, match="the log is closed"):
+        ledger.release_memory()

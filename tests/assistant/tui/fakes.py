@@ -141,6 +141,9 @@ class MemoryLedger:
             )  # fmt: skip
         return rows[:limit]
 
+    def release_memory(self):
+        self.calls.append(("release_memory",))
+
     def record_event(self, kind, fields):
         self.events.append((kind, dict(fields)))
         return len(self.events)

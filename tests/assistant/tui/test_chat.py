@@ -589,3 +589,16 @@ async def test_a_screen_that_is_told_twice_to_go_goes_once(command):
         opened.call_later(leave)  # with the screen before it has handled the first
         await wait_until(pilot, lambda: not opened.is_running)
         assert pilot.app.screen is pilot.app.chat
+
+
+async def test_turns_that_leave_the_screen_leave_memory_too():
+    session = FakeSession(scripts=[Script("short") for _ in range(22)])
+    async with running(session) as pilot:
+        for number in range(22):
+            await say_to(pilot, f"message {number}")
+            await idle(pilot)
+            if number == 19:
+                assert ("release_memory",) not in session.ledger.calls  # all of them are still there
+        await wait_until(pilot, lambda: ("release_memory",) in session.ledger.calls, "memory given back")
+        assert len(pilot.app.chat.transcript.views) < 20
+        await shows(pilot, "message 21")

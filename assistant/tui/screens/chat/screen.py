@@ -18,6 +18,7 @@ from assistant.errors import PellucidError, UsageError
 from assistant.settings import Settings, convert
 from assistant.tui import attachments, commands, deeds
 from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_background
+from assistant.tui.memory import give_back
 from assistant.tui.screens.chat.writing import Writing
 from assistant.tui.text import say
 from assistant.tui.told import told
@@ -147,6 +148,11 @@ class ChatScreen(Writing):
     @on(PromptInput.EditLast)
     async def _edit_last(self) -> None:
         await self.action_command("edit")
+
+    @on(Transcript.Pruned)
+    def _pruned(self) -> None:
+        self.session.ledger.release_memory()
+        self.call_after_refresh(give_back)
 
     @on(Strip.Opened)
     async def _strip_opened(self) -> None:
