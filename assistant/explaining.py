@@ -101,7 +101,7 @@ def explain_turn(
             baseline_id=engine.neutral_id,
             coefficients=coefficients(engine) if question.method == "learned-attention" else None,
             known=partial.known,
-            progress=lambda fraction: progress("explaining", fraction),
+            progress=lambda fraction: progress(question.method, fraction),
             cancelled=lambda: cancel is not None and cancel.is_set(),
         )
     except (ValueError, FloatingPointError) as error:

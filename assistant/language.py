@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ def clean_intake(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text).replace("\x00", "\u2400")
 
 
-def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tuple[str, ...]:
-    """What the person should know before this reply, in their language: what was dropped, and (first turn) a model without Chinese,
-    a context shorter than asked for."""
+def notices(language: str, engine: Engine, prompt: Prompt, *, earlier: Sequence[str]) -> tuple[str, ...]:
+    """What the person should know before this reply, in their language: what was dropped, and once in a conversation a model without
+    Chinese (`earlier`: the languages of its turns so far) and a context shorter than asked for."""
     zh = language == "zh"
     out: list[str] = []
-    if zh and first and engine.languages and "zh" not in engine.languages:
+    if zh and "zh" not in earlier and engine.languages and "zh" not in engine.languages:
         from assistant.lm.catalog import chinese_capable, find
 
         other = find(chinese_capable())
@@ -47,7 +48,7 @@ def notices(language: str, engine: Engine, prompt: Prompt, *, first: bool) -> tu
             f"当前模型 {engine.info.name} 只会英语。要用中文对话，请换用 {other.name}{trial}：{way}。"
             f" / {engine.info.name} speaks English only; for Chinese, use {other.name}{more}."
         )
-    if first and engine.context_asked > engine.context_length:
+    if not earlier and engine.context_asked > engine.context_length:
         out.append(
             f"要求的上下文是 {engine.context_asked} 个词元，而 {engine.info.name} 最多只有 {engine.context_length} 个：按后者使用。"
             if zh

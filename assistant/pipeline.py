@@ -76,7 +76,7 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
     if request.continues:
         cut = ledger.turn(request.continues)
         ids, begun = continuing.open_reply(ids, cut, engine), cut.reply
-    notices = guard.notices(turn.language) + language.notices(turn.language, engine, ids, first=not history)
+    notices = guard.notices(turn.language) + language.notices(turn.language, engine, ids, earlier=[t.language for t in history])
     turn = replace(turn, prompt_ids=ids.ids, notices=notices)
     ledger.open_turn(turn)
     if request.continues:

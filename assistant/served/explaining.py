@@ -128,7 +128,7 @@ def explain_served(
         found = attribute(
             target, [piece.encode() for piece in pieces], roles, [text.encode() for text, _ in scored], method=question.method,
             token=question.token, span=question.span, sentence=question.sentence, level=question.level, samples=question.samples,
-            seed=question.seed, progress=lambda fraction: progress("explaining", fraction),
+            seed=question.seed, progress=lambda fraction: progress(question.method, fraction),
             cancelled=lambda: cancel is not None and cancel.is_set(),
         )  # fmt: skip
     except ValueError as error:

@@ -100,13 +100,14 @@ def test_the_shipped_voice_belongs_to_its_base_and_is_what_chinese_is_offered(ho
 def test_who_writes_chinese_to_a_model_without_it_is_told_how_to_change(tiny_model):
     engine = Engine.load(tiny_model)
     prompt = engine.render_raw("你好")
-    (told,) = language.notices("zh", engine, prompt, first=True)
+    (told,) = language.notices("zh", engine, prompt, earlier=())
     better = catalog.chinese_capable(experimental=False)
     assert "试验性" in told and better in told and not catalog.find(better).experimental
     assert f"/model {VOICE}" in told and f"pellucid models pull {VOICE}" in told and "使用条款" in told and "English only" in told
     entry = catalog.find(VOICE)
     entry.path.parent.mkdir(parents=True, exist_ok=True)
     entry.path.touch()
-    (told,) = language.notices("zh", engine, prompt, first=True)
+    (told,) = language.notices("zh", engine, prompt, earlier=())
     assert f"/model {VOICE}" in told and "models pull" not in told
-    assert language.notices("en", engine, prompt, first=True) == () == language.notices("zh", engine, prompt, first=False)
+    assert language.notices("zh", engine, prompt, earlier=("en", "en")) == (told,)  # told as soon as Chinese comes
+    assert language.notices("en", engine, prompt, earlier=()) == () == language.notices("zh", engine, prompt, earlier=("zh",))
