@@ -140,9 +140,9 @@ def test_a_context_beyond_the_models_is_said_and_one_of_nothing_refused(tiny_mod
     engine = load(100_000)
     prompt = engine.render_raw("a")
     assert engine.context_length == 512
-    assert notices("en", engine, prompt, first=True) == ("A context of 100000 tokens was asked for; tiny has 512: that is used.",)
-    assert any("100000" in text for text in notices("zh", engine, prompt, first=True))
-    assert notices("en", engine, prompt, first=False) == () == notices("en", load(2048), prompt, first=True)
+    assert notices("en", engine, prompt, earlier=()) == ("A context of 100000 tokens was asked for; tiny has 512: that is used.",)
+    assert any("100000" in text for text in notices("zh", engine, prompt, earlier=()))
+    assert notices("en", engine, prompt, earlier=("en",)) == () == notices("en", load(2048), prompt, earlier=())
     with pytest.raises(UsageError, match="holds nothing"):
         load(0)
 
