@@ -60,6 +60,7 @@ async def test_escape_stops_and_the_part_written_is_kept():
         await shows(pilot, "one two thre")
         await pilot.press("escape")
         await shows(pilot, "■ stopped")
+        await idle(pilot)
         assert "one two thre" in text_of(pilot.app)
         assert session.ledger.all["T0001"].finish == "stopped"
         session.scripts = [Script(" and six", gate_after=None)]
