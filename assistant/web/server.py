@@ -70,6 +70,8 @@ class GuardedServer(Server):
         websocket = request.path.endswith("/ws")
         if (origin is None and websocket) or (origin is not None and origin not in self.origins):
             raise web.HTTPForbidden(text="Requests from other pages are refused.")
+        if websocket and not web.WebSocketResponse().can_prepare(request).ok:
+            raise web.HTTPBadRequest(text="Only the page itself opens this address, as a WebSocket.")
         if websocket and self.running >= self.sessions:
             raise web.HTTPServiceUnavailable(text=f"{self.sessions} pages are open already: close one first.")
         return await handler(request)

@@ -20,10 +20,12 @@ from typing import Any, Iterator  # noqa: UP035  (Python 3.8)
 
 
 def sha256(data: bytes) -> bytes:
+    """The 32 bytes of a SHA-256."""
     return hashlib.sha256(data).digest()
 
 
 def commitment(seq: int, part: str, codec: str, salt: bytes, body: bytes) -> str:
+    """What a record vouches for in place of a text: its salted hash, filled up to 64 bytes to hide its length. Hexadecimal."""
     name = f"{part}:{codec}".encode()
     head = struct.pack(">QBQ", seq, len(name), len(body)) + name + salt
     return sha256(b"pellucid/content/v1\x00" + head + body + bytes(-len(body) % 64)).hex()
@@ -37,6 +39,7 @@ class Tree:
         self.edge: list[bytes] = []
 
     def add(self, record: str) -> None:
+        """The next record, as its canonical text."""
         node, carry = sha256(b"\x00" + record.encode()), self.size
         while carry & 1:
             node = sha256(b"\x01" + self.edge.pop() + node)
@@ -45,6 +48,7 @@ class Tree:
         self.size += 1
 
     def root(self) -> bytes:
+        """The root over all records so far."""
         root = self.edge[-1] if self.edge else sha256(b"")
         for left in reversed(self.edge[:-1]):
             root = sha256(b"\x01" + left + root)
@@ -83,6 +87,7 @@ class Check:
             self.problems.append("the footer states another size or root")
 
     def entry(self, entry: dict[str, Any]) -> None:
+        """The next line of the export: a record and the texts that belong to it."""
         seq, text = self.tree.size + 1, entry["record"]
         record = read(text)
         canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -103,10 +108,12 @@ class Check:
 
 
 def read(text: str) -> Any:
+    """A line of JSON. Raises ValueError, also where a key appears twice."""
     return json.loads(text, object_pairs_hook=without_duplicates)
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError when a key appears twice: two readers could see two records."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key appears twice")
@@ -114,6 +121,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> int:
+    """The command. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Check a Pellucid log exported as JSON lines.")
     parser.add_argument("file")
     parser.add_argument("--root", help="the root that the whole log must have, in hexadecimal")

@@ -42,9 +42,16 @@ async def test_the_page_loads_nothing_from_elsewhere(page):
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/static/js/textual.js", "/x/ws", "/{almost}/ws", "/static/../../app_service.py"])
 async def test_without_the_secret_there_is_nothing(page, path):
-    path = path.format(almost=page.guarded.token[:-1] + "_")
+    *first, last = page.guarded.token
+    path = path.format(almost="".join(first) + ("A" if last != "A" else "B"))
     response = await page.get(path, headers={"Origin": page.origin})
     assert response.status == 404 and page.guarded.token not in await response.text()
+
+
+async def test_a_visit_that_is_no_websocket_is_one_sentence_and_no_session(page, caplog):
+    response = await page.get(page.base + "/ws", headers={"Origin": page.origin})
+    assert response.status == 400 and "WebSocket" in await response.text()
+    assert page.guarded.running == 0 and not caplog.records
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1", None])
