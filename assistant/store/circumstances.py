@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -30,9 +31,14 @@ class Circumstances:
             return [("session", {**_program(), **now["model.load"], **now["policy.change"], **now["config.change"]})]
         return [(kind, now[kind]) for kind in now if now[kind] != self._last[kind]]
 
-    def settle(self, turn: Turn) -> None:
-        """`turn` and its events are logged."""
-        self._last = _of(turn)
+    def settle(self, turn: Turn) -> Callable[[], None]:
+        """`turn` and its events are logged; returns what takes that back."""
+        before, self._last = self._last, _of(turn)
+
+        def back() -> None:
+            self._last = before
+
+        return back
 
 
 def _of(turn: Turn) -> dict[str, Record]:

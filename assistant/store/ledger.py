@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Unpack
@@ -34,6 +34,7 @@ from assistant.store.listing import Filter, Filters, TurnRow
 from assistant.store.process import Presence
 from assistant.store.reading import Conversation
 from assistant.store.search import Hit, Side
+from assistant.store.together import Together
 from assistant.turn import ReplyToken, Turn
 from explain.attribution import Attribution
 
@@ -58,6 +59,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._timeout = timeout
         self._appender = Appender(connection, clock)
+        self._together = Together(self._appender, self._writing)
         self._presence: Presence | None = None
         self._circumstances = Circumstances()
         self._announced = False
@@ -131,19 +133,22 @@ class Ledger:
         raises.
         """
         fields, parts = records.intent(turn)
-        with self._writing():
+
+        def write(connection: sqlite3.Connection) -> Callable[[], object]:
+            if connection.execute("SELECT 1 FROM ledger WHERE turn = ? LIMIT 1", (turn.id,)).fetchone():
+                raise LedgerError(f"the turn {turn.id} is already in the log: start a new turn")
+            process = self._announce(connection)
+            for kind, changed in self._circumstances.changes(turn):
+                self._appender.append(kind, changed)
+            seq = self._appender.append("intent", fields, parts)
+            connection.execute("INSERT INTO opened VALUES (?, ?, ?)", (turn.id, seq, process))
+            return self._circumstances.settle(turn)
+
+        with translated(self.path):
             self._write_unwritten()
-            with self._appender.transaction() as connection:
-                if connection.execute("SELECT 1 FROM ledger WHERE turn = ? LIMIT 1", (turn.id,)).fetchone():
-                    raise LedgerError(f"the turn {turn.id} is already in the log: start a new turn")
-                process = self._announce(connection)
-                for kind, changed in self._circumstances.changes(turn):
-                    self._appender.append(kind, changed)
-                seq = self._appender.append("intent", fields, parts)
-                connection.execute("INSERT INTO opened VALUES (?, ?, ?)", (turn.id, seq, process))
-            self._announced = True
-            self._circumstances.settle(turn)
-            self._progress[turn.id] = journal.Progress()
+            self._together.commit(write)
+        self._announced = True
+        self._progress[turn.id] = journal.Progress()
 
     def journal(self, turn_id: str, text: str, tokens: Sequence[ReplyToken]) -> None:
         """Write the reply so far, at most every half second. Cheap enough to be called for every token.
@@ -170,16 +175,19 @@ class Ledger:
     def close_turn(self, turn: Turn) -> None:
         """Write what became of an open turn. When that fails the turn stays in memory and is tried again with the next
         turn and at the end; LedgerError says so."""
-        with self._writing():
-            if not self._connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)).fetchone():
-                raise LedgerError(f"the turn {turn.id} was never opened in this log: open it first")
-        self._unwritten[turn.id] = turn
+        if turn.id not in self._progress and not self.query("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)):
+            raise LedgerError(f"the turn {turn.id} was never opened in this log: open it first")
         try:
-            with self._writing():
+            with translated(self.path):
                 self._write_unwritten()
-                self._pin_from_time_to_time(at_least=_PIN_EVERY)
-        except LedgerError as error:
+                self._write_outcome(turn)
+        except BaseException as error:
+            self._unwritten[turn.id] = turn
+            if not isinstance(error, LedgerError):
+                raise
             raise LedgerError(f"{error}; the reply is kept in memory and will be logged as soon as that works") from error
+        with self._writing():
+            self._pin_from_time_to_time(at_least=_PIN_EVERY)
 
     def rename(self, conversation: str, title: str) -> None:
         """Give a conversation a title."""
@@ -429,21 +437,26 @@ class Ledger:
         self._appender.appended = 0
 
     def _write_unwritten(self) -> None:
+        """Turns whose outcome could not be written when they ended."""
         for turn in list(self._unwritten.values()):
-            with self._appender.transaction() as connection:
-                done = connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)).fetchone()
-                if done is None:
-                    kind = "interrupted" if turn.finish == "interrupted" else "output"
-                    fields, parts = records.outcome(turn)
-                    if intervention := records.intervention(turn):
-                        self._appender.append("moderation", intervention)
-                    seq = self._appender.append(kind, fields, parts)
-                    prompt = connection.execute(
-                        """SELECT body FROM content JOIN ledger USING (seq)
-                        WHERE turn = ? AND kind = 'intent' AND part = ?""",
-                        (turn.id, PROMPT),
-                    ).fetchone()
-                    search.add_to_index(connection, seq, bytes(prompt[0]).decode() if prompt else "", turn.reply)
-                journal.clear(connection, turn.id)
-            self._progress.pop(turn.id, None)
-            del self._unwritten[turn.id]
+            self._write_outcome(turn)
+            self._unwritten.pop(turn.id, None)
+
+    def _write_outcome(self, turn: Turn) -> None:
+        fields, parts = records.outcome(turn)
+
+        def write(connection: sqlite3.Connection) -> None:
+            if connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)).fetchone() is None:
+                if intervention := records.intervention(turn):
+                    self._appender.append("moderation", intervention)
+                seq = self._appender.append("interrupted" if turn.finish == "interrupted" else "output", fields, parts)
+                prompt = connection.execute(
+                    """SELECT body FROM content JOIN ledger USING (seq)
+                    WHERE turn = ? AND kind = 'intent' AND part = ?""",
+                    (turn.id, PROMPT),
+                ).fetchone()
+                search.add_to_index(connection, seq, bytes(prompt[0]).decode() if prompt else "", turn.reply)
+            journal.clear(connection, turn.id)
+
+        self._together.commit(write)
+        self._progress.pop(turn.id, None)
