@@ -21,7 +21,7 @@ ROUND = {
     "bipia_indirect": 250, "cold_train": 3600, "cvalues_prompts": 664, "cyberseceval_frr": 250, "davidson": 600, "diasafety": 800,
     "forbidden_questions": 351, "gptfuzz_prompts": 127, "gptfuzz_responses": 1100, "hatemoji_build": 700, "hatexplain_train_partial": 1200,
     "jade": 1200, "jade_responses": 600, "jailbreak_llms": 445, "pyrit_jailbreak_templates": 150, "red_instruct": 1700, "sap200": 200,
-    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000, "requests": 0,
+    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000, "requests": 0, "written": 0,
 }  # fmt: skip
 """Rows of each source in a round; a source with fewer is repeated, one with more takes turns."""
 
@@ -34,6 +34,11 @@ MEANING = ROUND | {
 }  # fmt: skip
 """The later rounds: fewer everyday questions, which it knows by then, more posts and more replies."""
 LAST = {name: round(rows * 0.5) for name, rows in MEANING.items()} | {"requests": 3000}
+WIDE = MEANING | {"requests": 2500}
+"""Everything but the written rows once more, with fewer frames: turns of phrase have been learnt."""
+
+WRITTEN = {name: round(rows * 0.35) for name, rows in WIDE.items()} | {"requests": 1500, "written": 10000}
+"""The last round: the rows that were written one by one, several times over, among a little of everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,9 @@ PLAN = (
     Round(ROUND, size=1.3, contrast=5, end=0.02, steps=624),
     Round(MEANING, contrast=2, begin=0.35, end=0.35, steps=87),
     Round(LAST, contrast=3, begin=0.35, end=0.01, steps=161),
-    Round(LAST, size=0.16, contrast=1, begin=0.23, end=0.01),
+    Round(LAST, size=0.16, contrast=1, begin=0.23, end=0.01, steps=78),
+    Round(WIDE, contrast=2, begin=0.6, end=0.6, steps=292),
+    Round(WRITTEN, contrast=3, begin=0.6, end=0.01),
 )
 """What the shipped weights were taught with."""
 _POST = 4.0  # labels.py trusts posts little, for the sake of the n-grams; a model that reads meaning may trust them more

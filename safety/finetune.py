@@ -41,13 +41,20 @@ def finetune(
     *,
     seed: int = 0,
     rounds: Sequence[Round] = PLAN,
+    start: Mapping[str, Tensor] | None = None,
+    seen_rounds: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Tensor]:
-    """Train, or go on from the checkpoint in `work`; returns the parameters by name."""
+    """Train, or go on from the checkpoint in `work`; returns the parameters by name.
+
+    `start` are weights that have seen the first `seen_rounds` rounds already: only the later ones follow, after a warm-up of their own.
+    """
     torch.manual_seed(seed)
     trunk, split = Trunk(base), tokenizer(base)
     parameters = initial(trunk, len(OUTPUTS), RANK, seed)
-    for value in parameters.values():
+    for name, value in parameters.items():
+        if start is not None:
+            value.copy_(start[name])
         value.requires_grad_(True)
     groups = [{"params": [v for n, v in parameters.items() if _kind(n) == kind], "lr": rate} for kind, rate in _RATES.items()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
@@ -56,7 +63,7 @@ def finetune(
     if done:
         say(f"going on after step {done}")
     step, total, seen, began, saved = 0, 0.0, 0, time.monotonic(), time.monotonic()
-    for number, plan in enumerate(rounds):
+    for number, plan in list(enumerate(rounds))[seen_rounds:]:
         if plan.steps is not None and step + plan.steps <= done:  # all of it was done
             step += plan.steps
             continue

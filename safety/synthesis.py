@@ -1,8 +1,10 @@
 """Training sentences of the project's own: made of frames and actions (data/safety/actions.*.toml), so that no turn of
-phrase alone looks harmful; and whole messages in many wordings, and replies with their prompts (requests.*.toml)."""
+phrase alone looks harmful; whole messages in many wordings, and replies with their prompts (requests.*.toml); and rows that were written
+one by one (written.*.jsonl)."""
 
 from __future__ import annotations
 
+import json
 import random
 import tomllib
 from collections.abc import Iterator
@@ -69,6 +71,16 @@ def requests(seed: int) -> Iterator[dict[str, Any]]:
             for text, label in ((unsafe, "unsafe"), (safe, "safe")):
                 if text:
                     yield {**_row(text, label, "", "response", language, prompt), "set": "requests"}
+
+
+def written(split: str = "train") -> Iterator[dict[str, Any]]:
+    """The rows that were written one by one (written.*.jsonl): messages, texts and replies with their prompts, harmful and harmless twins.
+    `test` rows are for measuring only."""
+    for language in ("en", "zh"):
+        for line in data_path("safety", f"written.{language}.jsonl").read_text("utf-8").splitlines():
+            row = json.loads(line)
+            if row["split"] == split:
+                yield {**_row(row["text"], row["label"], row["category"], row["role"], language, row.get("context", "")), **row, "set": "written"}
 
 
 def _row(text: str, label: str, category: str, role: str, language: str, prompt: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from safety.finetune import RANK, finetune
 from safety.gate import fit_gate
 from safety.normalize import base_view
 from safety.reader import Reader, measure_inputs, read_weights, write_weights
-from safety.synthesis import requests, sentences
+from safety.synthesis import requests, sentences, written
 from safety.train import held_out, read
 
 _MEASURED = 200  # texts that the rounding steps are measured on
@@ -41,21 +41,30 @@ def train_encoder(
     *,
     dev: Sequence[Path] = (),
     extra: Sequence[Path] = (),
+    start: Path | None = None,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Write the encoder's weights to `output`; training that was interrupted goes on from `work`. `extra` are the
-    project's own rows (contrast pairs and harmless messages with alarming words). Raises ValueError, BaseWeightsError."""
+    project's own rows (contrast pairs and harmless messages with alarming words). `start` are weights that were trained so far: only the
+    rounds that they have not seen follow. Raises ValueError, BaseWeightsError."""
     taught: list[dict[str, Any]] = []
     aside: list[dict[str, Any]] = []
-    for row in read(data):
+    for row in [*read(data), *written()]:
         (aside if held_out(row) else taught).append(row)
     own = contrast_rows(read(extra))
     say(f"{len(taught)} rows to learn from, {len(own)} of our own, {len(aside)} kept aside")
     curriculum = Curriculum([*taught, *sentences(seed), *requests(seed)], own, seed)
     weights = BaseWeights(base)
-    parameters = finetune(curriculum, weights, work, seed=seed, say=say)
+    known, seen = (None, 0) if start is None else _so_far(start)
+    parameters = finetune(curriculum, weights, work, seed=seed, start=known, seen_rounds=seen, say=say)
     examples = curriculum.round(len(PLAN), PLAN[-1])
     return finish(parameters, weights, output, ngrams, examples, [*aside, *read(dev)], {"seed": seed, "rounds": len(PLAN)}, say)
+
+
+def _so_far(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The parameters of a weights file and the number of rounds that they have seen."""
+    arrays, header = read_weights(path)
+    return {name[2:]: torch.from_numpy(value.astype("float32")) for name, value in arrays.items() if name.startswith("p/")}, int(header["rounds"])
 
 
 def finish(

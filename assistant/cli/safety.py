@@ -27,9 +27,12 @@ def safety() -> None:
 @click.option("--dev", multiple=True, metavar="FILE", help="More labelled texts for calibration, never trained on.")
 @click.option("--output", required=True, metavar="FILE", help="Where the weights of the n-grams go (.npz).")
 @click.option("--encoder", metavar="FILE", help="Fine-tune the encoder as well; where its weights go (.npz). Takes hours.")
+@click.option("--start", metavar="FILE", help="Encoder weights to go on from: only the rounds of training that they have not seen follow.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
-def train(data: tuple[str, ...], dev: tuple[str, ...], output: str, encoder: str | None, seed: int, as_json: bool) -> None:
+def train(
+    data: tuple[str, ...], dev: tuple[str, ...], output: str, encoder: str | None, start: str | None, seed: int, as_json: bool
+) -> None:
     """Train the classifier on DATA (.jsonl or .jsonl.gz, see data/safety/MODEL_CARD.md) and the project's own contrast pairs.
 
     Fine-tuning that was interrupted goes on from its checkpoint (beside FILE) when the same command is given again.
@@ -46,7 +49,10 @@ def train(data: tuple[str, ...], dev: tuple[str, ...], output: str, encoder: str
 
         work = Path(f"{encoder}.work")
         try:
-            report["encoder"] = train_encoder(files, Path(encoder), _base(), Path(output), work, seed, dev=more, extra=own, say=say)
+            known = existing(start) if start else None
+            report["encoder"] = train_encoder(
+                files, Path(encoder), _base(), Path(output), work, seed, dev=more, extra=own, start=known, say=say
+            )
         except BaseWeightsError as error:
             raise UsageError(str(error)) from error
     if as_json:
@@ -87,12 +93,12 @@ def probe(data: tuple[str, ...], model: str | None, output: str | None, replies:
     from assistant.loading import load_engine, load_guard, probe_folder
     from assistant.probing import train as run
     from safety.probe import ProbeError
-    from safety.synthesis import requests, sentences
+    from safety.synthesis import requests, sentences, written
     from safety.train import read
 
     settings, progress = load_settings(model=model), Progress()
     try:
-        rows = [*(row for file in data for row in read([existing(file)])), *sentences(0), *requests(0)]
+        rows = [*(row for file in data for row in read([existing(file)])), *sentences(0), *requests(0), *written()]
         engine, guard = load_engine(settings, progress), load_guard(settings, progress)
         progress.done()
         made, report = run(rows, engine, guard, say, most=replies)

@@ -58,6 +58,12 @@ class Api:
             Route("/v1/moderations", self._guarded(self._moderations), methods=["POST"]),
         ], exception_handlers={404: _nothing_there, 405: _nothing_there})  # fmt: skip
 
+    @property
+    def many_at_once(self) -> bool:
+        """Whether replies are written side by side (a served model), or one after the other (the local one)."""
+        assert self._session.engine is not None
+        return self._session.engine.concurrent
+
     def close(self) -> None:
         """Wait for the replies in the making."""
         self._threads.shutdown(wait=True)

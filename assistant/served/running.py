@@ -32,6 +32,8 @@ def listen(host: str, port: int) -> socket.socket:
 def run(api: Api, listening: socket.socket) -> None:
     """Serve until Ctrl+C; replies in the making are then stopped, and logged as such."""
     sys.setswitchinterval(_SWITCH_SECONDS)
+    if api.many_at_once and (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)  # many verdicts at once are the parallel work; threads of each would only wait for one another
     server = uvicorn.Server(configured(api))
     try:
         server.run(sockets=[listening])

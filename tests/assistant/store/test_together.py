@@ -43,12 +43,11 @@ def handed_in(together: Together, works: list, lock: threading.RLock) -> list[Ex
         except Exception as error:
             errors[i] = error
 
-    with ThreadPoolExecutor(len(works)) as pool:
-        with lock:
-            for i in range(len(works)):
-                pool.submit(run, i)
-            while len(together._waiting) < len(works):
-                pass
+    with ThreadPoolExecutor(len(works)) as pool, lock:
+        for i in range(len(works)):
+            pool.submit(run, i)
+        while len(together._waiting) < len(works):
+            pass
     return errors
 
 
