@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safety.classifier import Classifier, Score
+from safety.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from safety.reader import Reader
@@ -57,6 +58,7 @@ class Ensemble:
         self.labels = ngrams.labels
         self._seen: OrderedDict[tuple[str, str, str], NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
+        self._turns = Turnstile()
 
     def scores(self, text: str, role: str, language: str, *, prompt: str = "", quick: bool = False, tail: bool = False) -> list[Score]:
         """Every category's score and the characters it was read from. A reply is read with its (folded) `prompt` where that
@@ -117,15 +119,17 @@ class Ensemble:
         read lately is remembered."""
         assert self.reader is not None
         with self._lock:
-            missing = list(dict.fromkeys(text for text in texts if (role, prompt, text) not in self._seen))
-            if missing:
-                most = DEEP if together and len(texts) > DEEP else None
-                for text, logits in zip(missing, self.reader.logits(missing, role, prompt=prompt, most=most), strict=True):
-                    self._seen[role, prompt, text] = logits
-            out = np.stack([self._seen[role, prompt, text] for text in texts])
-            while len(self._seen) > _KEPT:
-                self._seen.popitem(last=False)
-        return out
+            known = {text: seen for text in texts if (seen := self._seen.get((role, prompt, text))) is not None}
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            most = DEEP if together and len(texts) > DEEP else None
+            with self._turns.place(first=role == "prompt"):
+                known |= zip(missing, self.reader.logits(missing, role, prompt=prompt, most=most), strict=True)
+            with self._lock:
+                self._seen.update(((role, prompt, text), known[text]) for text in missing)
+                while len(self._seen) > _KEPT:
+                    self._seen.popitem(last=False)
+        return np.stack([known[text] for text in texts])
 
     def forget(self) -> None:
         """Forget what was read lately, so that what comes next depends on itself alone."""

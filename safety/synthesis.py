@@ -80,7 +80,11 @@ def written(split: str = "train") -> Iterator[dict[str, Any]]:
         for line in data_path("safety", f"written.{language}.jsonl").read_text("utf-8").splitlines():
             row = json.loads(line)
             if row["split"] == split:
-                yield {**_row(row["text"], row["label"], row["category"], row["role"], language, row.get("context", "")), **row, "set": "written"}
+                yield {
+                    **_row(row["text"], row["label"], row["category"], row["role"], language, row.get("context", "")),
+                    **row,
+                    "set": "written",
+                }
 
 
 def _row(text: str, label: str, category: str, role: str, language: str, prompt: str = "") -> dict[str, Any]:

@@ -64,7 +64,9 @@ def train_encoder(
 def _so_far(path: Path) -> tuple[dict[str, Tensor], int]:
     """The parameters of a weights file and the number of rounds that they have seen."""
     arrays, header = read_weights(path)
-    return {name[2:]: torch.from_numpy(value.astype("float32")) for name, value in arrays.items() if name.startswith("p/")}, int(header["rounds"])
+    return {name[2:]: torch.from_numpy(value.astype("float32")) for name, value in arrays.items() if name.startswith("p/")}, int(
+        header["rounds"]
+    )
 
 
 def finish(
