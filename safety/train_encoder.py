@@ -64,9 +64,8 @@ def train_encoder(
 def _so_far(path: Path) -> tuple[dict[str, Tensor], int]:
     """The parameters of a weights file and the number of rounds that they have seen."""
     arrays, header = read_weights(path)
-    return {name[2:]: torch.from_numpy(value.astype("float32")) for name, value in arrays.items() if name.startswith("p/")}, int(
-        header["rounds"]
-    )
+    parameters = {name[2:]: torch.from_numpy(value.astype("float32")) for name, value in arrays.items() if name.startswith("p/")}
+    return parameters, int(header["rounds"])
 
 
 def finish(

@@ -25,7 +25,7 @@ from safety.explanation import explain
 from safety.finetune import finetune
 from safety.gate import fit_gate
 from safety.guard import Guard, SafetyError
-from safety.labels import Lesson, lesson
+from safety.labels import LABELS, Lesson, lesson
 from safety.language import detect
 from safety.moderate import Moderator
 from safety.normalize import base_view
@@ -33,7 +33,7 @@ from safety.policy import load_policy
 from safety.reader import OUTPUTS, PROMPT, TOKENS, Reader
 from safety.rules import load_rules
 from safety.scan import Scanner
-from safety.synthesis import requests
+from safety.synthesis import requests, written
 from tests.safety.tiny_encoder import LAYERS, TEXTS, WIDTH, adapted, make_reader, write_base, write_pair
 
 BLEND = {f"{role}.{lang}": [0.6, 0.3, 0.2, -0.1, -0.5] for role in ("prompt", "response") for lang in ("zh", "en")}
@@ -282,6 +282,22 @@ def test_training_goes_on_where_it_was_stopped(base: Path, tmp_path: Path, monke
     assert any(straight[name].abs().sum() > 0 for name in straight if name.endswith(".B"))
 
 
+def test_training_can_go_on_from_weights_that_have_seen_the_first_rounds(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = {"jade": 6, "benign_clinc150": 4, "benign_plexpt_zh": 2}
+    said: list[str] = []
+    monkeypatch.setattr("safety.finetune.BUDGET", 96)
+    monkeypatch.setattr("safety.finetune.Trunk", lambda file: Trunk(file, LAYERS))
+    file, plan = BaseWeights(base, None), Curriculum(rows(8), [], 0)
+    so_far = finetune(plan, file, tmp_path / "a", rounds=[Round(mix)])
+    later = finetune(plan, file, tmp_path / "b", rounds=[Round(mix), Round(mix)], start=so_far, seen_rounds=1, say=said.append)
+    assert [line[:12] for line in said if line.startswith("round")] == ["round 2 of 2"]
+    assert any(not torch.equal(later[name], so_far[name]) for name in so_far)
+    untouched = finetune(plan, file, tmp_path / "c", rounds=[Round(mix)], start=so_far, seen_rounds=1)
+    assert all(torch.equal(untouched[name], so_far[name]) for name in so_far)
+
+
 def test_a_reply_whose_prompt_is_known_is_shown_with_it_and_teaches_more() -> None:
     row = {"label": "unsafe", "set": "diasafety", "kind": "harmful_response", "role": "response", "category": "Risk Ignorance"}
     row |= {"text": "do it, i say", "context": "should i drink paint"}
@@ -299,6 +315,21 @@ def test_the_projects_own_messages_are_rows_that_teach() -> None:
         found = {(row["role"], row["label"]) for row in made if row["lang"] == lang}
         assert found == {(role, label) for role in ("prompt", "response") for label in ("safe", "unsafe")}
     assert all(row["context"] for row in made if row["role"] == "response")
+
+
+def test_the_rows_written_one_by_one_are_whole_and_apart_from_the_test_rows() -> None:
+    taught, aside = list(written()), list(written("test"))
+    assert len(taught) > 10 * len(aside) > 1000
+    assert not {row["text"] for row in taught} & {row["text"] for row in aside if row["role"] == "prompt"}
+    assert len({row["id"] for row in taught + aside}) == len(taught + aside)
+    for row in taught + aside:
+        assert (
+            row["label"] in ("safe", "unsafe") and row["category"] in ("", *LABELS) and bool(row["category"]) >= (row["label"] == "unsafe")
+        )
+        assert (row["role"], bool(row["context"])) in (("prompt", False), ("response", True))
+        assert lesson(row, with_prompt=bool(row["context"])) is not None
+    shares = {language: sum(row["label"] == "unsafe" for row in taught if row["lang"] == language) for language in ("en", "zh")}
+    assert min(shares.values()) > 500
 
 
 def test_long_texts_and_answers_are_made_for_the_calibration() -> None:
