@@ -17,9 +17,9 @@ from safety.curriculum import Example
 from safety.encoder import ROLES
 from safety.reader import Reader
 
-SUSPECT, LOST = -3.0, 0.004
+SUSPECT, LOST = -2.0, 0.01
 """From which greatest logit of the last layer on a text must not be stopped, and the share of such texts that may be."""
-_CLEAR = -4.0  # what the gate learns to let through
+_CLEAR = -2.0  # what the gate learns to let through
 _MOST = {"prompt": 3000, "response": 2000}
 _KEPT = 4  # one text in so many sets the offset
 _RIDGE = 30.0

@@ -17,7 +17,7 @@ from torch import Tensor
 from safety.base_weights import BaseWeights
 from safety.calibrate import fit_blend
 from safety.classifier import Classifier
-from safety.curriculum import PLAN, Curriculum, Example, contrast_rows
+from safety.curriculum import EVERYTHING, PLAN, Curriculum, Example, contrast_rows
 from safety.encoder import LAYERS, Trunk, tokenizer
 from safety.ensemble import Ensemble
 from safety.finetune import RANK, finetune
@@ -57,7 +57,7 @@ def train_encoder(
     weights = BaseWeights(base)
     known, seen = (None, 0) if start is None else _so_far(start)
     parameters = finetune(curriculum, weights, work, seed=seed, start=known, seen_rounds=seen, say=say)
-    examples = curriculum.round(len(PLAN), PLAN[-1])
+    examples = curriculum.round(len(PLAN), EVERYTHING)
     return finish(parameters, weights, output, ngrams, examples, [*aside, *read(dev)], {"seed": seed, "rounds": len(PLAN)}, say)
 
 
