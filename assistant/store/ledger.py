@@ -153,13 +153,13 @@ class Ledger:
     def journal(self, turn_id: str, text: str, tokens: Sequence[ReplyToken]) -> None:
         """Write the reply so far, at most every half second. Cheap enough to be called for every token.
 
-        Where another program is writing just now it waits for the next token, and any other failure is reported: the whole
+        Where another program or thread is writing just now it waits for the next token, and any other failure is reported: the whole
         reply is written when the turn is closed.
         """
         progress = self._progress.get(turn_id)
         if progress is None:
             raise LedgerError(f"the turn {turn_id} is not open here: open it before writing its reply")
-        if not progress.is_due(len(self._progress)):
+        if not progress.is_due(len(self._progress)) or not self._lock.acquire(blocking=False):  # another thread writes just now
             return
         try:
             with self._writing():
@@ -171,6 +171,8 @@ class Ledger:
         except LedgerError as error:
             busy = getattr(error.__cause__, "sqlite_errorname", "").startswith("SQLITE_BUSY")
             _log.log(logging.DEBUG if busy else logging.WARNING, "the reply so far could not be written down: %s", error)
+        finally:
+            self._lock.release()
 
     def close_turn(self, turn: Turn) -> None:
         """Write what became of an open turn. When that fails the turn stays in memory and is tried again with the next
