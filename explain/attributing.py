@@ -46,6 +46,9 @@ METHODS: dict[str, Method] = {
 }
 """All methods by name; the first is the faithful default."""
 
+IN_NATS = (perturbation.NAME, sampling.CONTEXTCITE, gradients.PRODUCT)
+"""Methods whose scores should sum to what the whole prompt brings, and do not say themselves by how much they miss it."""
+
 
 class Cancelled(Exception):
     """The person stopped the computation."""
@@ -111,18 +114,22 @@ def attribute(
     scores = METHODS[method].run(problem)
     explained_in = time.perf_counter() - began
     totals = [sum(row[i] for row in scores.rows) for i in range(len(features))]
-    deletion = faithfulness.deletion_test(problem, totals)
-    insertion = faithfulness.insertion_test(problem, totals)
     quality = {
-        "method": method, "features": len(features), "level": shown_level, "seed": seed, **scores.card,
-        **{f"deletion_{key}": value for key, value in deletion.items()},
-        **{f"insertion_{key}": value for key, value in insertion.items()},
-        "grade": faithfulness.grade(deletion, len(features)),
+        "method": method, "features": len(features), "level": shown_level, "seed": seed, "stability": 1.0,
+        **({"completeness_error": faithfulness.completeness(problem, totals)} if method in IN_NATS else {}),
+        **scores.card,
+        **faithfulness.card(
+            faithfulness.deletion_test(problem, totals), faithfulness.insertion_test(problem, totals), len(features)
+        ),
+    }  # fmt: skip
+    if "format_share" not in quality:
+        quality["format_share"] = faithfulness.format_share(problem, totals)
+    quality |= {
         "log_prob": float(problem.total(problem.everything)),
         "forwards": target.forwards - forwards,
         "method_seconds": explained_in,
         "seconds": time.perf_counter() - began,
-    }  # fmt: skip
+    }
     column = {unit: i for i, unit in enumerate(features)}
 
     def spread(row: Sequence[float]) -> tuple[float, ...]:

@@ -167,6 +167,7 @@ def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any)
     import json
 
     from assistant import paths
+    from assistant.audit.export.target import writing
     from assistant.loading import load_engine
     from safety.resources import data_path
 
@@ -180,8 +181,10 @@ def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any)
     finally:
         progress.done()
     file = output or paths.data_dir() / "explain" / f"attention-{engine.info.sha256[:12]}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(fitted) + "\n", encoding="utf-8")
+    if output is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file) as stream:
+        stream.write(json.dumps(fitted) + "\n")
     click.echo(str(file))
 
 
@@ -216,12 +219,15 @@ def _find(ledger: Ledger, turn: str) -> Turn:
 
 
 def _show(attribution: Attribution, style: str, output: Path | None, title: str) -> None:
+    from assistant.audit.export.target import writing
+
     if style == "png":
         if output is None:
             raise UsageError("a picture goes to a file: give --output NAME.png")
         from explain.picture import save
 
-        save(attribution, output, title)
+        with writing(output, binary=True) as picture:
+            save(attribution, picture, title)
         return
     if style == "json":
         if output is None:
@@ -242,7 +248,8 @@ def _show(attribution: Attribution, style: str, output: Path | None, title: str)
     if output is None:
         click.echo(text)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        with writing(output) as file:
+            file.write(text + "\n")
 
 
 def _show_lens(layers: list[list[tuple[str, float]]], *, as_json: bool) -> None:

@@ -130,6 +130,9 @@ def test_a_verdict_is_taken_apart(session):
     blocked = list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
     found = session.explain_verdict(blocked.id, "prompt", counterfactual=True)
     assert found.quality["action"] == found.quality["logged_action"] == "block" and found.quality["rules"]
+    card = found.quality
+    assert card["grade"] in ("supported", "weak", "not supported") and card["features"] == len(found.input_tokens)
+    assert card["deletion_drop"] > card["deletion_random_mean"] and card["insertion_rise"] > card["insertion_random_mean"]
     edit = found.quality["counterfactual"]
     assert "bomb" in edit["sufficient"] and edit["flip"] and edit["margin_before"] > 0 >= edit["margin_after"]
     assert session.ledger.attributions(blocked.id)[-1].target.startswith("verdict on the prompt: block")
