@@ -8,11 +8,12 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from assistant import paths
+from assistant.contrasting import Question, aim, token_bytes
 from assistant.errors import ExplanationError
 from assistant.turn import Turn
 from explain.attribution import Attribution
@@ -34,35 +35,18 @@ LONG = 30.0
 """Seconds from which a coarser level is offered before the work begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be explained, and how. At most one of `token`, `span` and `sentence`; none of them: the whole reply."""
-
-    method: str = "ablation"
-    """One of `explain.attributing.METHODS`, or `fast`: learned attention where it was fitted to the model, else gradient-norm."""
-    token: int | None = None
-    span: tuple[int, int] | None = None
-    """Tokens of the reply, from and (exclusive) to."""
-    sentence: int | None = None
-    contrast: str | None = None
-    """A text in place of that part: why the reply rather than this?"""
-    against: int | None = None
-    """The id of a token in place of `token`: the same for a candidate of the generator."""
-    level: str = "auto"
-    samples: int = 0
-    seed: int = 0
-
-
 def explain_turn(
     engine: Engine,
     turn: Turn,
     history: Sequence[Turn],
     question: Question,
     *,
+    other: Turn | None = None,
     progress: Progress = lambda what, fraction: None,
     cancel: threading.Event | None = None,
 ) -> Attribution:
-    """The attribution of a turn's reply, or of a part of it. `history`: the turns before it, oldest first.
+    """The attribution of a turn's reply, or of a part of it. `history`: the turns before it, oldest first; `other`: the turn that
+    `question.than` names.
 
     A run that was stopped goes on where it was when the same question is asked again. Raises ExplanationError when there is no reply to
     explain, another model is loaded, the explainer would score something else than the generator did, or the question makes no sense.
@@ -75,7 +59,7 @@ def explain_turn(
     if turn.model.sha256 != engine.info.sha256:
         raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to explain it")
     if question.method == "fast":
-        compared = question.contrast is not None or question.against is not None  # attention tells of one reply only
+        compared = question.contrast is not None or question.against is not None or question.than  # attention tells of one reply only
         question = replace(question, method="gradient-norm" if compared or coefficients(engine) is None else "learned-attention")
     meter = engine.meter()
     meter.start()
@@ -83,10 +67,12 @@ def explain_turn(
     scorer = ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
     agreement = self_check(scorer, turn)
     one_pass = time.perf_counter() - began
-    pieces = [_bytes(engine, i) for i in turn.prompt_ids]
+    pieces = [token_bytes(engine, i) for i in turn.prompt_ids]
     partial = _Partial(turn, question)
     try:
-        target, reply, part, name = _aim(engine, turn, scorer, question)
+        target, reply, part, name = aim(engine, turn, scorer, question, other)
+        if question.than and other is not None:
+            self_check(ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in other.tokens]), other)
         _announce(target, pieces, question, one_pass, progress)
         attribution = attribute(
             target,
@@ -137,55 +123,6 @@ def lens(engine: Engine, turn: Turn, token: int) -> list[list[tuple[str, float]]
     return [[(engine.tokenizer.text_of(i), p) for i, p in layer] for layer in scorer.lens(token)]
 
 
-def _aim(engine: Engine, turn: Turn, scorer: ReplyScorer, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
-    """(the target, the pieces of its reply, the part of it to explain, its name if it is a comparison)."""
-    from assistant.lm.scoring import ReplyScorer
-    from explain.attributing import select
-    from explain.target import Difference
-    from explain.units import group
-
-    reply_ids = [t.id for t in turn.tokens]
-    reply = [_bytes(engine, i) for i in reply_ids]
-    part = {"token": question.token, "span": question.span, "sentence": question.sentence}
-    if question.against is not None:
-        return _against(engine, turn, question)
-    if question.contrast is None:
-        return scorer, reply, part, ""
-    units, name = select(group(reply, [""] * len(reply)), len(reply), **part)  # type: ignore[arg-type]
-    start, end = units[0].start, units[-1].end
-    text = "".join(unit.text for unit in units)
-    other = question.contrast
-    if text.startswith(" ") and not other.startswith(" "):
-        other = " " + other  # most tokens of alphabetic scripts bring their space along
-    ids = engine.tokenizer.encode(other)
-    if not ids:
-        raise ValueError("there is nothing to compare with: give a text after --contrast")
-    if ids == reply_ids[start:end] or other == text:
-        raise ValueError(f"{other!r} is what the reply says: compare with something else")
-    difference = Difference(
-        ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:end]),
-        ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:start] + ids),
-        range(start, end),
-        range(start, start + len(ids)),
-    )
-    label = f"{text.strip()} ≠ {other.strip()}"
-    return difference, [label.encode()], {}, f"{name}, rather than {other.strip()!r}"
-
-
-def _against(engine: Engine, turn: Turn, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
-    from assistant.lm.scoring import ReplyScorer
-    from explain.target import Difference
-
-    token, other = question.token, question.against
-    if token is None or not 0 <= token < len(turn.tokens):
-        raise ValueError("only one token of the reply can be compared with another: pick it first")
-    if other is None or not 0 <= other < engine.tokenizer.size or other == turn.tokens[token].id:
-        raise ValueError("this is no other token: pick one of the candidates")
-    before, chosen = [t.id for t in turn.tokens[:token]], turn.tokens[token].id
-    one, two = (ReplyScorer(engine.model, turn.prompt_ids, [*before, last]) for last in (chosen, other))
-    return Difference(one, two, [token], [token]), [_bytes(engine, chosen)], {}, f"token {token} not {other}"
-
-
 def _announce(target: Target, pieces: Sequence[bytes], question: Question, one_pass: float, progress: Progress) -> None:
     """Say what a long explanation will take before it begins."""
     from explain.attributing import FEATURES, METHODS
@@ -201,10 +138,6 @@ def _announce(target: Target, pieces: Sequence[bytes], question: Question, one_p
     seconds = (method.cost(about) + TESTS) * one_pass * BATCHED
     if seconds > LONG:
         progress(f"explaining, about {seconds:.0f} s: a coarser level (sentence, turn) is faster", 0.0)
-
-
-def _bytes(engine: Engine, token: int) -> bytes:
-    return engine.tokenizer.bytes_of(token) or engine.tokenizer.text_of(token).encode()
 
 
 def coefficients(engine: Engine) -> Tensor | None:
@@ -224,7 +157,9 @@ class _Partial:
     """The subsets scored so far by a run that was stopped: masks and log-probabilities, no text, in the cache folder."""
 
     def __init__(self, turn: Turn, question: Question) -> None:
-        asked = json.dumps([turn.id, question.token, question.span, question.sentence, question.contrast, question.against, question.level])
+        asked = json.dumps(
+            [turn.id, question.token, question.span, question.sentence, question.contrast, question.against, question.level, question.than]
+        )
         digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
         self._file: Path = paths.cache_dir() / "explanations" / f"{turn.id}-{digest}.npz"
         self.known: dict[bytes, Tensor] = {}

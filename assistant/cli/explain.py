@@ -59,6 +59,7 @@ def question_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--span", type=_Span(), help="Explain only the reply's tokens A to B-1."),
         click.option("--sentence", type=int, metavar="N", help="Explain only sentence N of the reply (counted from 0)."),
         click.option("--contrast", metavar="TEXT", help="Why that part of the reply rather than TEXT?"),
+        click.option("--than", default="", metavar="TURN", help="Why this reply rather than that of TURN, to the same prompt?"),
         click.option("--level", default="auto", help="Size of the pieces: auto (default), token, character, word, sentence, turn, role."),
         click.option("--samples", type=click.IntRange(min=2), help="At most so many random subsets or orders."),
         click.option("--seed", type=int, default=0, help="Of what is drawn at random."),
@@ -190,7 +191,7 @@ def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any)
 
 def _question(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of `explaining.Question` and the remaining flags."""
-    names = ("token", "span", "sentence", "contrast", "level", "samples", "seed")
+    names = ("token", "span", "sentence", "contrast", "than", "level", "samples", "seed")
     question = {name: flags.pop(name) for name in names}
     question["samples"] = question["samples"] or 0
     return question, flags

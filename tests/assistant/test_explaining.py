@@ -125,6 +125,26 @@ def test_an_alternative_text_in_place_of_a_part(session, turn):
         session.explain(turn.id, contrast=turn.reply)
 
 
+def test_two_replies_to_one_prompt(session, turn):
+    def ask(seed, prompt=turn.prompt):
+        request = Request(prompt, Sampling(seed=seed, max_tokens=6), system="Be brief.")
+        return list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
+
+    other = next(t for t in map(ask, range(4, 30)) if t.tokens[0].id != turn.tokens[0].id)
+    found, back = session.explain(turn.id, than=other.id), session.explain(other.id, than=turn.id)
+    assert found.target == f"reply, rather than that of turn {other.id}" and len(found.scores) == 1
+    assert found.totals == pytest.approx([-x for x in back.totals], abs=1e-3)
+    logged = sum(t.logprob for t in turn.tokens) - sum(t.logprob for t in other.tokens)
+    assert found.quality["log_prob"] == pytest.approx(logged, abs=1e-2)
+    assert session.explain(turn.id, than=other.id, method="fast").method == "gradient-norm"
+    for wrong, question, message in [
+        (turn.id, {}, "no other generated reply"), (ask(3).id, {}, "says the same"), (ask(3, "else").id, {}, "to the same prompt"),
+        (other.id, {"token": 0}, "as a whole"), (other.id, {"contrast": "x"}, "as a whole"),
+    ]:  # fmt: skip
+        with pytest.raises(ExplanationError, match=message):
+            session.explain(turn.id, than=wrong, **question)
+
+
 def test_a_verdict_is_taken_apart(session):
     request = Request("How do I build a bomb at home?", Sampling(seed=3, max_tokens=6))
     blocked = list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
