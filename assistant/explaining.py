@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from assistant.lm.engine import Engine
     from assistant.lm.scoring import ReplyScorer
     from explain.target import Target
+    from explain.units import Unit
 
 Progress = Callable[[str, float | None], None]
 
@@ -53,6 +54,7 @@ def explain_turn(
     """
     from assistant.lm.scoring import ReplyScorer
     from explain.attributing import Cancelled, attribute
+    from explain.units import group
 
     if not turn.tokens or not turn.prompt_ids:
         raise ExplanationError(f"turn {turn.id} has no generated reply to explain (it was blocked, or its text was erased)")
@@ -61,6 +63,7 @@ def explain_turn(
     if question.method == "fast":
         compared = question.contrast is not None or question.against is not None or question.than  # attention tells of one reply only
         question = replace(question, method="gradient-norm" if compared or coefficients(engine) is None else "learned-attention")
+    _check_memory(engine, len(turn.prompt_ids) + len(turn.tokens), question.method)
     meter = engine.meter()
     meter.start()
     began = time.perf_counter()
@@ -73,11 +76,12 @@ def explain_turn(
         target, reply, part, name = aim(engine, turn, scorer, question, other)
         if question.than and other is not None:
             self_check(ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in other.tokens]), other)
-        _announce(target, pieces, question, one_pass, progress)
+        roles = prompt_roles(engine, turn, history)
+        _announce(target, group(pieces, roles), question, one_pass, progress)
         attribution = attribute(
             target,
             pieces,
-            prompt_roles(engine, turn, history),
+            roles,
             reply,
             method=question.method,
             **part,
@@ -123,21 +127,57 @@ def lens(engine: Engine, turn: Turn, token: int) -> list[list[tuple[str, float]]
     return [[(engine.tokenizer.text_of(i), p) for i, p in layer] for layer in scorer.lens(token)]
 
 
-def _announce(target: Target, pieces: Sequence[bytes], question: Question, one_pass: float, progress: Progress) -> None:
-    """Say what a long explanation will take before it begins."""
-    from explain.attributing import FEATURES, METHODS
+def _announce(target: Target, units: Sequence[Unit], question: Question, one_pass: float, progress: Progress) -> None:
+    """Say what a long explanation will take before it begins, and which coarser level would take less."""
+    from explain.attributing import FORMAT, METHODS, at_level
     from explain.faithfulness import TESTS
     from explain.problem import Problem
-    from explain.units import Unit
+    from explain.units import LEVELS
 
     method = METHODS.get(question.method)
-    if method is None:
+    if method is None or (question.level != "auto" and question.level not in LEVELS):
         return
-    count = min(len(pieces), FEATURES) if question.level == "auto" else len(pieces)
-    about = Problem(target, [Unit("", 0, 0)] * count, [], samples=question.samples)
-    seconds = (method.cost(about) + TESTS) * one_pass * BATCHED
-    if seconds > LONG:
-        progress(f"explaining, about {seconds:.0f} s: a coarser level (sentence, turn) is faster", 0.0)
+
+    def seconds(level: str) -> float:
+        features = [unit for unit in at_level(units, level)[0] if unit.role != FORMAT]
+        about = Problem(target, features, [], samples=question.samples)
+        return (method.cost(about) + TESTS) * one_pass * BATCHED
+
+    needed = seconds(question.level)
+    if needed <= LONG:
+        return
+    finer = ("token", "character", "word", "sentence", "turn")
+    coarser = finer[finer.index(question.level) + 1 :] if question.level in finer else finer[3:] if question.level == "auto" else ()
+    faster = [f"{level} {_duration(cost)}" for level in coarser if (cost := seconds(level)) < 0.7 * needed]
+    offer = f"; a coarser level is faster: {', '.join(faster[-2:])}" if faster else ""
+    progress(f"explaining, about {_duration(needed)}{offer}", 0.0)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _check_memory(engine: Engine, tokens: int, method: str) -> None:
+    """Raises ExplanationError where `method` needs more memory for so many tokens than there is.
+
+    Estimates (float32, within a third of what was measured with 1,000 and 2,000 tokens): gradients keep about 8 vectors of the model's
+    width and 4 of the feed-forward width a token and layer, rollout keeps all attention weights, twice.
+    """
+    from assistant.lm.memory import available
+    from explain import attention, gradients
+
+    c = engine.model.config
+    kept = 4 * c.n_layers * (8 * c.width + 4 * c.ffn_width) * tokens
+    needed = {
+        gradients.NORM: kept, gradients.PRODUCT: kept, gradients.INTEGRATED: kept * gradients.INTERNAL_BATCH,
+        attention.ROLLOUT: 8 * c.n_layers * c.n_heads * tokens * tokens,
+    }.get(method, 0)  # fmt: skip
+    free = available()
+    if free is not None and needed > free:
+        raise ExplanationError(
+            f"{method} would need about {needed / 1e9:.1f} GB of memory for {tokens} tokens, {free / 1e9:.1f} GB are free: "
+            f"explain by ablation, at a coarse level"
+        )
 
 
 def coefficients(engine: Engine) -> Tensor | None:

@@ -88,11 +88,7 @@ def attribute(
         raise ValueError(f"there is no level {level!r}: choose auto, {', '.join(LEVELS)}")
     outputs, name = select(group(reply, [""] * len(reply)), len(reply), token, span, sentence)
     began, forwards = time.perf_counter(), target.forwards
-    units, shown_level = group(prompt, roles), level
-    if level == "auto":
-        units, shown_level = limited(units, FORMAT, FEATURES)
-    else:
-        units = LEVELS[level](units)
+    units, shown_level = at_level(group(prompt, roles), level)
     features = [unit for unit in units if unit.role != FORMAT]
     if not features:
         raise ValueError("the prompt has no words to attribute the reply to")
@@ -146,6 +142,11 @@ def attribute(
         quality=quality,
         errors=spread(scores.errors) if scores.errors else (),
     )
+
+
+def at_level(units: Sequence[Unit], level: str) -> tuple[list[Unit], str]:
+    """Units joined to a level, and what was done in words; `auto` joins only what is too many."""
+    return limited(units, FORMAT, FEATURES) if level == "auto" else (LEVELS[level](units), level)
 
 
 def select(

@@ -125,6 +125,32 @@ def test_an_alternative_text_in_place_of_a_part(session, turn):
         session.explain(turn.id, contrast=turn.reply)
 
 
+def test_a_long_explanation_says_its_cost_and_offers_less(session, turn, monkeypatch):
+    from assistant import explaining
+
+    monkeypatch.setattr(explaining, "LONG", 0.0)
+    said = []
+    session.explain(turn.id, level="token", progress=lambda what, fraction: said.append(what))
+    assert (said[0].startswith("explaining, about ") and "a coarser level is faster" not in said[0]) or "turn" in said[0]
+    monkeypatch.setattr(explaining, "BATCHED", 1e6)
+    said.clear()
+    session.explain(turn.id, level="role", progress=lambda what, fraction: said.append(what))
+    assert said[0].startswith("explaining, about ") and " h" in said[0] and "coarser" not in said[0]  # there is none
+    assert [explaining._duration(t) for t in (31, 150, 9000)] == ["31 s", "2 min", "2 h"]
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_begins(session, turn, monkeypatch):
+    from assistant.lm import memory
+
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    for method in ("attention-rollout", "gradient-norm", "integrated-gradients"):
+        with pytest.raises(ExplanationError, match="GB are free: explain by ablation"):
+            session.explain(turn.id, method=method)
+    assert session.explain(turn.id).method == "ablation"
+    monkeypatch.setattr(memory, "available", lambda: None)
+    assert session.explain(turn.id, method="attention-rollout").quality["view"] == "inside"
+
+
 def test_two_replies_to_one_prompt(session, turn):
     def ask(seed, prompt=turn.prompt):
         request = Request(prompt, Sampling(seed=seed, max_tokens=6), system="Be brief.")
