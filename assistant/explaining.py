@@ -8,11 +8,12 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from assistant import paths
+from assistant.contrasting import Question, aim, token_bytes
 from assistant.errors import ExplanationError
 from assistant.turn import Turn
 from explain.attribution import Attribution
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from assistant.lm.engine import Engine
     from assistant.lm.scoring import ReplyScorer
     from explain.target import Target
+    from explain.units import Unit
 
 Progress = Callable[[str, float | None], None]
 
@@ -34,64 +36,52 @@ LONG = 30.0
 """Seconds from which a coarser level is offered before the work begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be explained, and how. At most one of `token`, `span` and `sentence`; none of them: the whole reply."""
-
-    method: str = "ablation"
-    """One of `explain.attributing.METHODS`, or `fast`: learned attention where it was fitted to the model, else gradient-norm."""
-    token: int | None = None
-    span: tuple[int, int] | None = None
-    """Tokens of the reply, from and (exclusive) to."""
-    sentence: int | None = None
-    contrast: str | None = None
-    """A text in place of that part: why the reply rather than this?"""
-    against: int | None = None
-    """The id of a token in place of `token`: the same for a candidate of the generator."""
-    level: str = "auto"
-    samples: int = 0
-    seed: int = 0
-
-
 def explain_turn(
     engine: Engine,
     turn: Turn,
     history: Sequence[Turn],
     question: Question,
     *,
+    other: Turn | None = None,
     progress: Progress = lambda what, fraction: None,
     cancel: threading.Event | None = None,
 ) -> Attribution:
-    """The attribution of a turn's reply, or of a part of it. `history`: the turns before it, oldest first.
+    """The attribution of a turn's reply, or of a part of it. `history`: the turns before it, oldest first; `other`: the turn that
+    `question.than` names.
 
     A run that was stopped goes on where it was when the same question is asked again. Raises ExplanationError when there is no reply to
     explain, another model is loaded, the explainer would score something else than the generator did, or the question makes no sense.
     """
     from assistant.lm.scoring import ReplyScorer
     from explain.attributing import Cancelled, attribute
+    from explain.units import group
 
     if not turn.tokens or not turn.prompt_ids:
         raise ExplanationError(f"turn {turn.id} has no generated reply to explain (it was blocked, or its text was erased)")
     if turn.model.sha256 != engine.info.sha256:
         raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to explain it")
     if question.method == "fast":
-        compared = question.contrast is not None or question.against is not None  # attention tells of one reply only
+        compared = question.contrast is not None or question.against is not None or question.than  # attention tells of one reply only
         question = replace(question, method="gradient-norm" if compared or coefficients(engine) is None else "learned-attention")
+    _check_memory(engine, len(turn.prompt_ids) + len(turn.tokens), question.method)
     meter = engine.meter()
     meter.start()
     began = time.perf_counter()
     scorer = ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
     agreement = self_check(scorer, turn)
     one_pass = time.perf_counter() - began
-    pieces = [_bytes(engine, i) for i in turn.prompt_ids]
+    pieces = [token_bytes(engine, i) for i in turn.prompt_ids]
     partial = _Partial(turn, question)
     try:
-        target, reply, part, name = _aim(engine, turn, scorer, question)
-        _announce(target, pieces, question, one_pass, progress)
+        target, reply, part, name = aim(engine, turn, scorer, question, other)
+        if question.than and other is not None:
+            self_check(ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in other.tokens]), other)
+        roles = prompt_roles(engine, turn, history)
+        _announce(target, group(pieces, roles), question, one_pass, progress)
         attribution = attribute(
             target,
             pieces,
-            prompt_roles(engine, turn, history),
+            roles,
             reply,
             method=question.method,
             **part,
@@ -137,74 +127,57 @@ def lens(engine: Engine, turn: Turn, token: int) -> list[list[tuple[str, float]]
     return [[(engine.tokenizer.text_of(i), p) for i, p in layer] for layer in scorer.lens(token)]
 
 
-def _aim(engine: Engine, turn: Turn, scorer: ReplyScorer, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
-    """(the target, the pieces of its reply, the part of it to explain, its name if it is a comparison)."""
-    from assistant.lm.scoring import ReplyScorer
-    from explain.attributing import select
-    from explain.target import Difference
-    from explain.units import group
-
-    reply_ids = [t.id for t in turn.tokens]
-    reply = [_bytes(engine, i) for i in reply_ids]
-    part = {"token": question.token, "span": question.span, "sentence": question.sentence}
-    if question.against is not None:
-        return _against(engine, turn, question)
-    if question.contrast is None:
-        return scorer, reply, part, ""
-    units, name = select(group(reply, [""] * len(reply)), len(reply), **part)  # type: ignore[arg-type]
-    start, end = units[0].start, units[-1].end
-    text = "".join(unit.text for unit in units)
-    other = question.contrast
-    if text.startswith(" ") and not other.startswith(" "):
-        other = " " + other  # most tokens of alphabetic scripts bring their space along
-    ids = engine.tokenizer.encode(other)
-    if not ids:
-        raise ValueError("there is nothing to compare with: give a text after --contrast")
-    if ids == reply_ids[start:end] or other == text:
-        raise ValueError(f"{other!r} is what the reply says: compare with something else")
-    difference = Difference(
-        ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:end]),
-        ReplyScorer(engine.model, turn.prompt_ids, reply_ids[:start] + ids),
-        range(start, end),
-        range(start, start + len(ids)),
-    )
-    label = f"{text.strip()} ≠ {other.strip()}"
-    return difference, [label.encode()], {}, f"{name}, rather than {other.strip()!r}"
-
-
-def _against(engine: Engine, turn: Turn, question: Question) -> tuple[Target, list[bytes], dict[str, Any], str]:
-    from assistant.lm.scoring import ReplyScorer
-    from explain.target import Difference
-
-    token, other = question.token, question.against
-    if token is None or not 0 <= token < len(turn.tokens):
-        raise ValueError("only one token of the reply can be compared with another: pick it first")
-    if other is None or not 0 <= other < engine.tokenizer.size or other == turn.tokens[token].id:
-        raise ValueError("this is no other token: pick one of the candidates")
-    before, chosen = [t.id for t in turn.tokens[:token]], turn.tokens[token].id
-    one, two = (ReplyScorer(engine.model, turn.prompt_ids, [*before, last]) for last in (chosen, other))
-    return Difference(one, two, [token], [token]), [_bytes(engine, chosen)], {}, f"token {token} not {other}"
-
-
-def _announce(target: Target, pieces: Sequence[bytes], question: Question, one_pass: float, progress: Progress) -> None:
-    """Say what a long explanation will take before it begins."""
-    from explain.attributing import FEATURES, METHODS
+def _announce(target: Target, units: Sequence[Unit], question: Question, one_pass: float, progress: Progress) -> None:
+    """Say what a long explanation will take before it begins, and which coarser level would take less."""
+    from explain.attributing import FORMAT, METHODS, at_level
     from explain.faithfulness import TESTS
     from explain.problem import Problem
-    from explain.units import Unit
+    from explain.units import LEVELS
 
     method = METHODS.get(question.method)
-    if method is None:
+    if method is None or (question.level != "auto" and question.level not in LEVELS):
         return
-    count = min(len(pieces), FEATURES) if question.level == "auto" else len(pieces)
-    about = Problem(target, [Unit("", 0, 0)] * count, [], samples=question.samples)
-    seconds = (method.cost(about) + TESTS) * one_pass * BATCHED
-    if seconds > LONG:
-        progress(f"explaining, about {seconds:.0f} s: a coarser level (sentence, turn) is faster", 0.0)
+
+    def seconds(level: str) -> float:
+        features = [unit for unit in at_level(units, level)[0] if unit.role != FORMAT]
+        about = Problem(target, features, [], samples=question.samples)
+        return (method.cost(about) + TESTS) * one_pass * BATCHED
+
+    needed = seconds(question.level)
+    if needed <= LONG:
+        return
+    finer = ("token", "character", "word", "sentence", "turn")
+    coarser = finer[finer.index(question.level) + 1 :] if question.level in finer else finer[3:] if question.level == "auto" else ()
+    faster = [f"{level} {_duration(cost)}" for level in coarser if (cost := seconds(level)) < 0.7 * needed]
+    offer = f"; a coarser level is faster: {', '.join(faster[-2:])}" if faster else ""
+    progress(f"explaining, about {_duration(needed)}{offer}", 0.0)
 
 
-def _bytes(engine: Engine, token: int) -> bytes:
-    return engine.tokenizer.bytes_of(token) or engine.tokenizer.text_of(token).encode()
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _check_memory(engine: Engine, tokens: int, method: str) -> None:
+    """Raises ExplanationError where `method` needs more memory for so many tokens than there is.
+
+    Estimates (float32, within a third of what was measured with 1,000 and 2,000 tokens): gradients keep about 8 vectors of the model's
+    width and 4 of the feed-forward width a token and layer, rollout keeps all attention weights, twice.
+    """
+    from assistant.lm.memory import available
+    from explain import attention, gradients
+
+    c = engine.model.config
+    kept = 4 * c.n_layers * (8 * c.width + 4 * c.ffn_width) * tokens
+    needed = {
+        gradients.NORM: kept, gradients.PRODUCT: kept, gradients.INTEGRATED: kept * gradients.INTERNAL_BATCH,
+        attention.ROLLOUT: 8 * c.n_layers * c.n_heads * tokens * tokens,
+    }.get(method, 0)  # fmt: skip
+    free = available()
+    if free is not None and needed > free:
+        raise ExplanationError(
+            f"{method} would need about {needed / 1e9:.1f} GB of memory for {tokens} tokens, {free / 1e9:.1f} GB are free: "
+            f"explain by ablation, at a coarse level"
+        )
 
 
 def coefficients(engine: Engine) -> Tensor | None:
@@ -224,7 +197,9 @@ class _Partial:
     """The subsets scored so far by a run that was stopped: masks and log-probabilities, no text, in the cache folder."""
 
     def __init__(self, turn: Turn, question: Question) -> None:
-        asked = json.dumps([turn.id, question.token, question.span, question.sentence, question.contrast, question.against, question.level])
+        asked = json.dumps(
+            [turn.id, question.token, question.span, question.sentence, question.contrast, question.against, question.level, question.than]
+        )
         digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
         self._file: Path = paths.cache_dir() / "explanations" / f"{turn.id}-{digest}.npz"
         self.known: dict[bytes, Tensor] = {}

@@ -82,10 +82,11 @@ class Session:
     ) -> Attribution:
         """Explain the reply of a logged turn, or the part of it that `question` asks for, and keep the explanation in the ledger.
 
-        question: the fields of `explaining.Question` (method, token, span, sentence, contrast, against, level …). Raises
+        question: the fields of `contrasting.Question` (method, token, span, sentence, contrast, against, than, level …). Raises
         ExplanationError when the turn has no reply, its text was erased, another model is loaded, or the question makes no sense.
         """
-        from assistant.explaining import Question, explain_turn
+        from assistant.contrasting import Question
+        from assistant.explaining import explain_turn
 
         explained = self.ledger.turn(turn)
         history = self.ledger.thread(explained.parent)
@@ -96,7 +97,9 @@ class Session:
         else:
             engine = self.load_engine(progress)
             with self._busy:
-                attribution = explain_turn(engine, explained, history, Question(**question), progress=progress, cancel=cancel)
+                asked = Question(**question)
+                other = self.ledger.turn(asked.than) if asked.than else None
+                attribution = explain_turn(engine, explained, history, asked, other=other, progress=progress, cancel=cancel)
         self.ledger.record_attribution(explained.id, attribution)
         return attribution
 

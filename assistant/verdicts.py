@@ -11,6 +11,7 @@ from assistant.turn import Turn
 from explain.attribution import Attribution
 from explain.counterfactual import Removed, search
 from explain.units import Unit, characters
+from safety.explanation import Weight
 from safety.guard import Guard
 from safety.verdict import Action, Verdict
 
@@ -36,6 +37,8 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
         "bias": sum(w["weight"] for w in weights if not w["text"]),
         "logged_action": _logged(turn, side),
     }  # fmt: skip
+    if words:
+        quality |= _tested(guard, text, "prompt" if side == "prompt" else "response", words)
     if counterfactual:
         quality["counterfactual"] = _counterfactual(guard, text, side, turn)
     quality["seconds"] = time.perf_counter() - began
@@ -48,6 +51,25 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
         quality=quality,
         input_roles=("user" if side == "prompt" else "assistant",) * len(words),
     )
+
+
+def _tested(guard: Guard, text: str, role: Literal["prompt", "response"], words: Sequence[Weight]) -> dict[str, Any]:
+    """The quality card's tests: what the category's logit loses without the strongest words, against random ones."""
+    from explain.faithfulness import card, deletion, insertion
+
+    def judge(sets: Sequence[Sequence[int]]) -> list[float]:
+        return guard.logits(text, [_without(text, [words[i] for i in removed]) for removed in sets], role)
+
+    scores = [word["weight"] for word in words]
+    return {**card(deletion(judge, scores), insertion(judge, scores), len(words)), "features": len(words), "stability": 1.0}
+
+
+def _without(text: str, words: Sequence[Weight]) -> str:
+    out, at = [], 0
+    for word in sorted(words, key=lambda w: w["start"]):
+        out.append(text[at : word["start"]])
+        at = max(at, word["end"])
+    return "".join([*out, text[at:]])
 
 
 def _judge(guard: Guard, text: str, side: Side, turn: Turn) -> Verdict:

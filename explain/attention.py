@@ -8,6 +8,8 @@ than chance here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,25 +20,35 @@ LEARNED, ROLLOUT = "learned-attention", "attention-rollout"
 
 def heads(problem: Problem, method: str = LEARNED) -> Tensor:
     """(layers · heads, O, F): each head's attention from an output's tokens (their mean) to a feature's tokens (their sum)."""
-    weights = problem.attentive(method).attention().float().cpu()  # (layers, heads, T, P + T)
-    flat = weights.flatten(0, 1)
-    parts = [[flat[:, :, start:end].sum(-1) for start, end in unit.spans] for unit in problem.features]
-    by_feature = torch.stack([torch.stack(part).sum(0) for part in parts], -1)  # (LH, T, F)
-    return torch.stack([by_feature[:, unit.start : unit.end].mean(1) for unit in problem.outputs], 1)
+    return _gathered(problem, _weights(problem, method), [unit.spans for unit in problem.features])
+
+
+def _weights(problem: Problem, method: str) -> Tensor:
+    return problem.attentive(method).attention().float().cpu().flatten(0, 1)  # (layers · heads, T, P + T − 1)
+
+
+def _gathered(problem: Problem, weights: Tensor, pieces: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+    parts = [[weights[:, :, start:end].sum(-1) for start, end in spans] for spans in pieces]
+    by_piece = torch.stack([torch.stack(part).sum(0) for part in parts], -1)  # (LH, T, F)
+    return torch.stack([by_piece[:, unit.start : unit.end].mean(1) for unit in problem.outputs], 1)
 
 
 def learned(problem: Problem) -> Scores:
     """A row per output. Raises ValueError when no coefficients were fitted for this model."""
     theta = problem.coefficients
     if theta is None:
-        raise ValueError(f"{LEARNED} has no coefficients for this model: fit them with `pellucid explain-fit`, or choose ablation")
-    found = heads(problem)
+        raise ValueError(f"{LEARNED} has no coefficients for this model: fit them with `pellucid explain fit`, or choose ablation")
+    weights = _weights(problem, LEARNED)
+    found = _gathered(problem, weights, [unit.spans for unit in problem.features])
     if theta.numel() != len(found):
         raise ValueError(f"the coefficients are for {theta.numel()} heads, this model has {len(found)}: fit them again")
     problem.on_batch(1)
     lengths = torch.tensor([float(unit.end - unit.start) for unit in problem.outputs])
     rows = torch.einsum("h,hof->of", theta.flatten().float(), found) * lengths.unsqueeze(1)  # an output is the sum of its tokens
-    return Scores(rows.tolist(), [unit.text for unit in problem.outputs], {"heads": len(found)})
+    each = torch.stack([weights[:, unit.start : unit.end, : problem.target.prompt_length].mean(1) for unit in problem.outputs], 1)
+    each = torch.einsum("h,hop->op", theta.flatten().float(), each) * lengths.unsqueeze(1)
+    card = {"heads": len(found), "format_share": _share(problem, each.sum(0))}
+    return Scores(rows.tolist(), [unit.text for unit in problem.outputs], card)
 
 
 def rollout(problem: Problem) -> Scores:
@@ -51,4 +63,12 @@ def rollout(problem: Problem) -> Scores:
     asking = [problem.target.prompt_length - 1 + row for row in problem.rows]  # the positions that predict the reply tokens
     arriving = through[asking].sum(0)
     row = [sum(float(arriving[start:end].sum()) for start, end in unit.spans) for unit in problem.features]
-    return Scores([row], [problem.label()], {"signed": False})
+    card = {"signed": False, "view": "inside", "format_share": _share(problem, arriving[: problem.target.prompt_length])}
+    return Scores([row], [problem.label()], card)
+
+
+def _share(problem: Problem, positions: Tensor) -> float:
+    """The share of the magnitudes (P,) that lies on template tokens."""
+    template = [i for i, role in enumerate(problem.roles) if role == "format"]
+    size = positions.abs()
+    return float(size[template].sum() / size.sum().clamp_min(1e-12))

@@ -46,6 +46,9 @@ METHODS: dict[str, Method] = {
 }
 """All methods by name; the first is the faithful default."""
 
+IN_NATS = (perturbation.NAME, sampling.CONTEXTCITE, gradients.PRODUCT)
+"""Methods whose scores should sum to what the whole prompt brings, and do not say themselves by how much they miss it."""
+
 
 class Cancelled(Exception):
     """The person stopped the computation."""
@@ -85,11 +88,7 @@ def attribute(
         raise ValueError(f"there is no level {level!r}: choose auto, {', '.join(LEVELS)}")
     outputs, name = select(group(reply, [""] * len(reply)), len(reply), token, span, sentence)
     began, forwards = time.perf_counter(), target.forwards
-    units, shown_level = group(prompt, roles), level
-    if level == "auto":
-        units, shown_level = limited(units, FORMAT, FEATURES)
-    else:
-        units = LEVELS[level](units)
+    units, shown_level = at_level(group(prompt, roles), level)
     features = [unit for unit in units if unit.role != FORMAT]
     if not features:
         raise ValueError("the prompt has no words to attribute the reply to")
@@ -111,18 +110,22 @@ def attribute(
     scores = METHODS[method].run(problem)
     explained_in = time.perf_counter() - began
     totals = [sum(row[i] for row in scores.rows) for i in range(len(features))]
-    deletion = faithfulness.deletion_test(problem, totals)
-    insertion = faithfulness.insertion_test(problem, totals)
     quality = {
-        "method": method, "features": len(features), "level": shown_level, "seed": seed, **scores.card,
-        **{f"deletion_{key}": value for key, value in deletion.items()},
-        **{f"insertion_{key}": value for key, value in insertion.items()},
-        "grade": faithfulness.grade(deletion, len(features)),
+        "method": method, "features": len(features), "level": shown_level, "seed": seed, "stability": 1.0,
+        **({"completeness_error": faithfulness.completeness(problem, totals)} if method in IN_NATS else {}),
+        **scores.card,
+        **faithfulness.card(
+            faithfulness.deletion_test(problem, totals), faithfulness.insertion_test(problem, totals), len(features)
+        ),
+    }  # fmt: skip
+    if "format_share" not in quality:
+        quality["format_share"] = faithfulness.format_share(problem, totals)
+    quality |= {
         "log_prob": float(problem.total(problem.everything)),
         "forwards": target.forwards - forwards,
         "method_seconds": explained_in,
         "seconds": time.perf_counter() - began,
-    }  # fmt: skip
+    }
     column = {unit: i for i, unit in enumerate(features)}
 
     def spread(row: Sequence[float]) -> tuple[float, ...]:
@@ -139,6 +142,11 @@ def attribute(
         quality=quality,
         errors=spread(scores.errors) if scores.errors else (),
     )
+
+
+def at_level(units: Sequence[Unit], level: str) -> tuple[list[Unit], str]:
+    """Units joined to a level, and what was done in words; `auto` joins only what is too many."""
+    return limited(units, FORMAT, FEATURES) if level == "auto" else (LEVELS[level](units), level)
 
 
 def select(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from pathlib import Path
+from typing import IO
 
 from explain.attribution import Attribution
 from explain.render import card, strengths, top
@@ -18,8 +19,10 @@ FONTS = [
 """Whatever of these the machine has; the second and later ones bring Chinese."""
 
 
-def save(attribution: Attribution, path: Path, title: str) -> None:
-    """Write the picture. Raises OSError when the file cannot be written. Characters that no font of the machine has appear as boxes."""
+def save(attribution: Attribution, path: Path | IO[bytes], title: str) -> None:
+    """Write the picture to a path or an open file. Raises OSError when that cannot be written. Characters that no font of the machine
+    has appear as boxes.
+    """
     import logging
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg

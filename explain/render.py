@@ -57,18 +57,24 @@ def terminal(attribution: Attribution, *, colour: bool, rows: int = 10) -> str:
 def card(attribution: Attribution) -> list[str]:
     """The quality card in words."""
     q = attribution.quality
-    out = [f"quality: {q['grade']}"] if "grade" in q else []
+    out = ["a view of the inside, not an attribution"] if q.get("view") == "inside" else []
+    out += [f"quality: {q['grade']}"] if "grade" in q else []
     if q.get("grade") == "not supported":
         out.append("  this explanation is no better than a random one: do not rely on it")
     if "deletion_drop" in q:
+        what = "logit of the category" if "action" in q else "reply"
         out.append(
-            f"  without the {TOP} strongest pieces the reply loses {q['deletion_drop']:.2f} nats"
+            f"  without the {TOP} strongest pieces the {what} loses {q['deletion_drop']:.2f} nats"
             f" (random pieces: {q['deletion_random_mean']:.2f})"
         )
+    if "deletion_drop_1" in q:
+        out.append(f"  without the strongest alone {q['deletion_drop_1']:.2f}, without five {q['deletion_drop_5']:.2f}")
     if "insertion_rise" in q:
         out.append(f"  the {TOP} strongest alone bring {q['insertion_rise']:.2f} nats (random pieces: {q['insertion_random_mean']:.2f})")
     if attribution.errors:
         out.append(f"  standard error of a score: at most {max(attribution.errors):.2f} nats")
+    if q.get("stability", 1.0) < 1:
+        out.append(f"  under another seed the order of the pieces agrees by {q['stability']:.2f} (rank correlation)")
     if q.get("format_share") is not None:
         out.append(f"  {q['format_share']:.0%} fell on template tokens, which are not shown")
     if "counterfactual" in q:

@@ -4,6 +4,9 @@
 Lasso on subsets that keep each piece with probability ½; the outcome is the logit of the reply's probability per token.
 `shapley` averages what a piece adds in random orders (Castro et al. 2009), through Captum's ShapleyValueSampling: its scores sum to
 f(whole prompt) − f(empty prompt).
+
+The `stability` on their cards is the rank correlation of the scores from one half of what was drawn with those from the other: two runs
+under two seeds, each with half the samples.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from captum.attr import ShapleyValueSampling
 from numpy.typing import NDArray
 from torch import Tensor
 
+from explain.compare import spearman
 from explain.problem import Problem, Scores
 
 CONTEXTCITE, SHAPLEY = "contextcite", "shapley"
@@ -43,6 +47,8 @@ def contextcite(problem: Problem) -> Scores:
         if len(masks) >= most or small:
             break
     card = {"samples": len(masks), "keep_probability": 0.5, "penalty": PENALTY, "converged": small}
+    if len(masks) >= 4:
+        card["stability"] = spearman(lasso(x[::2], y[::2]).tolist(), lasso(x[1::2], y[1::2]).tolist())
     return Scores([(weights * tokens).tolist()], [problem.label()], card, (errors * tokens).tolist())
 
 
@@ -103,4 +109,6 @@ def shapley(problem: Problem) -> Scores:
     difference = float(problem.total(problem.everything) - problem.total(torch.zeros(1, count)))
     explained = float(totals.mean(0).sum())
     card = {"orders": len(drawn), "converged": small, "completeness_error": abs(explained - difference) / max(abs(difference), 1e-9)}
+    if len(drawn) > 1:
+        card["stability"] = spearman(totals[::2].mean(0).tolist(), totals[1::2].mean(0).tolist())
     return Scores(problem.per_output(mean), [unit.text for unit in problem.outputs], card, errors.tolist())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -20,6 +21,17 @@ class Weight(TypedDict):
     start: int
     end: int
     weight: float
+
+
+def logits(classifier: Ensemble, text: str, edited: Sequence[str], role: Role) -> list[float]:
+    """The logit of the highest category of `text`, for each of its `edited` forms."""
+    language = detect(text)
+    label = max(classifier.scores(base_view(text).text, role, language), key=lambda s: s.value).label
+    out = []
+    for form in edited:
+        p = next(s.value for s in classifier.scores(base_view(form).text, role, language) if s.label == label)
+        out.append(float(np.log(p / (1 - p))) if 0 < p < 1 else float(np.copysign(30.0, p - 0.5)))
+    return out
 
 
 def explain(classifier: Ensemble, text: str, role: Role, label: str | None = None) -> list[Weight]:

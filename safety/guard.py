@@ -17,7 +17,7 @@ from safety import texts
 from safety.base_weights import BaseWeightsError
 from safety.classifier import Classifier, ClassifierError
 from safety.ensemble import FEATURES, KINDS, Ensemble
-from safety.explanation import Weight, explain
+from safety.explanation import Weight, explain, logits
 from safety.filter import filter_prompt
 from safety.judge import deciding
 from safety.moderate import Moderator
@@ -135,6 +135,14 @@ class Guard:
         """Which words moved the classifier's highest category, and by how much. The weights, with the bias that comes
         first under an empty text, sum to that category's logit."""
         return explain(self._scanner.classifier, text, role)
+
+    def logits(self, text: str, edited: Sequence[str], role: Role = "prompt") -> list[float]:
+        """The logit that `explain` takes apart, for `edited` forms of the text: of the same category, read in the same language."""
+        self.prepare(edited, role)
+        try:
+            return logits(self._scanner.classifier, text, edited, role)
+        finally:
+            self.forget()
 
 
 def _with_encoder(ngrams: Classifier, base: Path, weights: Path) -> Ensemble:

@@ -22,6 +22,7 @@ _COLUMNS = {
     "model": "model",
     "finish": "finish",
 }
+_DAY = 86_400_000_000
 _RECENT = 10_000
 """Latencies are taken from so many turns at most."""
 
@@ -96,12 +97,14 @@ def group(ledger: Ledger, by: By, since: int | None = None, until: int | None = 
     ]
 
 
-def latencies(ledger: Ledger) -> dict[str, float]:
-    """Median and 95th percentile of seconds per turn, over the newest turns that generated something."""
+def latencies(ledger: Ledger, since: int | None = None, until: int | None = None) -> dict[str, float]:
+    """Median and 95th percentile of seconds per turn, over the newest turns that generated something on the days that `group` counts."""
+    begin = since // _DAY * _DAY if since is not None else -(2**63)
+    end = (until // _DAY + 1) * _DAY if until is not None else 2**63 - 1
     rows = ledger.query(
         """SELECT record ->> '$.usage.prefill_us', record ->> '$.usage.decode_us' FROM ledger
-        WHERE kind = 'output' ORDER BY seq DESC LIMIT ?""",
-        (_RECENT,),
+        WHERE kind = 'output' AND ts >= ? AND ts < ? ORDER BY seq DESC LIMIT ?""",
+        (begin, end, _RECENT),
     )
     values = sorted(unmicro(prefill + decode) for prefill, decode in rows if prefill + decode > 0)
     if not values:

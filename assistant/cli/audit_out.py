@@ -67,7 +67,7 @@ def export(
             return
         with writing(output) as file:
             file.writelines(lines)
-    if form == "jsonl":
+    if form == "jsonl" and output.is_file():
         verifier = output.with_name(f"{output.stem}.verify.py")
         with writing(verifier) as file:
             file.write(jsonl.verifier_source())

@@ -127,7 +127,7 @@ def stats(db: Path | None, as_json: bool, by: Any, since: int | None, until: int
 
     with open_ledger(db) as ledger:
         groups = figures.group(ledger, by, since, until)
-        latencies, judged = figures.latencies(ledger), figures.judged(ledger)
+        latencies, judged = figures.latencies(ledger, since, until), figures.judged(ledger)
     if as_json:
         print_json({
             "by": by, "groups": [g.to_dict() for g in groups], "latency_seconds": latencies,

@@ -59,6 +59,7 @@ def question_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--span", type=_Span(), help="Explain only the reply's tokens A to B-1."),
         click.option("--sentence", type=int, metavar="N", help="Explain only sentence N of the reply (counted from 0)."),
         click.option("--contrast", metavar="TEXT", help="Why that part of the reply rather than TEXT?"),
+        click.option("--than", default="", metavar="TURN", help="Why this reply rather than that of TURN, to the same prompt?"),
         click.option("--level", default="auto", help="Size of the pieces: auto (default), token, character, word, sentence, turn, role."),
         click.option("--samples", type=click.IntRange(min=2), help="At most so many random subsets or orders."),
         click.option("--seed", type=int, default=0, help="Of what is drawn at random."),
@@ -167,6 +168,7 @@ def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any)
     import json
 
     from assistant import paths
+    from assistant.audit.export.target import writing
     from assistant.loading import load_engine
     from safety.resources import data_path
 
@@ -180,14 +182,16 @@ def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any)
     finally:
         progress.done()
     file = output or paths.data_dir() / "explain" / f"attention-{engine.info.sha256[:12]}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(fitted) + "\n", encoding="utf-8")
+    if output is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file) as stream:
+        stream.write(json.dumps(fitted) + "\n")
     click.echo(str(file))
 
 
 def _question(flags: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of `explaining.Question` and the remaining flags."""
-    names = ("token", "span", "sentence", "contrast", "level", "samples", "seed")
+    names = ("token", "span", "sentence", "contrast", "than", "level", "samples", "seed")
     question = {name: flags.pop(name) for name in names}
     question["samples"] = question["samples"] or 0
     return question, flags
@@ -216,12 +220,15 @@ def _find(ledger: Ledger, turn: str) -> Turn:
 
 
 def _show(attribution: Attribution, style: str, output: Path | None, title: str) -> None:
+    from assistant.audit.export.target import writing
+
     if style == "png":
         if output is None:
             raise UsageError("a picture goes to a file: give --output NAME.png")
         from explain.picture import save
 
-        save(attribution, output, title)
+        with writing(output, binary=True) as picture:
+            save(attribution, picture, title)
         return
     if style == "json":
         if output is None:
@@ -242,7 +249,8 @@ def _show(attribution: Attribution, style: str, output: Path | None, title: str)
     if output is None:
         click.echo(text)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        with writing(output) as file:
+            file.write(text + "\n")
 
 
 def _show_lens(layers: list[list[tuple[str, float]]], *, as_json: bool) -> None:

@@ -108,7 +108,8 @@ class Explaining(Job):
         return {"job": "explain", "method": self.method, "level": self.level, "seed": self.seed, **settings}
 
     def load(self) -> tuple[Work, str]:
-        from assistant.explaining import Question, explain_turn
+        from assistant.contrasting import Question
+        from assistant.explaining import explain_turn
         from assistant.loading import load_engine
 
         engine = load_engine(self.settings, _quiet)

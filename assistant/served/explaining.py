@@ -23,7 +23,7 @@ from explain.remote import RemoteTarget
 
 if TYPE_CHECKING:
     from assistant.audit.replay import Rescored
-    from assistant.explaining import Question
+    from assistant.contrasting import Question
     from assistant.settings import Settings
 
 Progress = Callable[[str, float | None], None]
@@ -107,7 +107,7 @@ def explain_served(
 
     if not turn.tokens or not turn.reply:
         raise ExplanationError(f"turn {turn.id} has no generated reply to explain (it was blocked, or its text was erased)")
-    if question.method not in METHODS or question.contrast is not None or question.against is not None:
+    if question.method not in METHODS or question.contrast is not None or question.against is not None or question.than:
         raise ExplanationError(f"a served model can only be asked from outside: use --method {', '.join(METHODS)}, and no contrast")
     engine = connected(settings, turn.model)
     try:

@@ -43,6 +43,9 @@ __all__ = ["Conversation", "Filter", "Hit", "Ledger", "TurnRow"]
 _RESERVED = ("intent", "output", "interrupted", "attribution", "title", "schema", "checkpoint", "redact", "import", "export", "moderation")
 _KIND = re.compile(r"[a-z][a-z._-]{1,31}")
 _PART = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_WRITTEN = """SELECT 1 FROM ledger WHERE turn = ?
+AND (kind = 'output' OR kind = 'interrupted' AND record ->> '$.session' = ?) LIMIT 1"""
+"""Whether a turn has its outcome: one that another program took for dead and closed gets it all the same."""
 _JOURNAL_WAIT_MS = 50
 _PIN_EVERY = 200
 """Records between two checkpoints of a program that goes on running."""
@@ -177,8 +180,10 @@ class Ledger:
     def close_turn(self, turn: Turn) -> None:
         """Write what became of an open turn. When that fails the turn stays in memory and is tried again with the next
         turn and at the end; LedgerError says so."""
-        if turn.id not in self._progress and not self.query("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)):
-            raise LedgerError(f"the turn {turn.id} was never opened in this log: open it first")
+        if turn.id not in self._progress:
+            with self._writing() as connection:
+                if not connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'intent'", (turn.id,)).fetchone():
+                    raise LedgerError(f"the turn {turn.id} was never opened in this log: open it first")
         try:
             with translated(self.path):
                 self._write_unwritten()
@@ -448,7 +453,7 @@ class Ledger:
         fields, parts = records.outcome(turn)
 
         def write(connection: sqlite3.Connection) -> None:
-            if connection.execute("SELECT 1 FROM ledger WHERE turn = ? AND kind = 'output'", (turn.id,)).fetchone() is None:
+            if connection.execute(_WRITTEN, (turn.id, self._appender.stamp["session"])).fetchone() is None:
                 if intervention := records.intervention(turn):
                     self._appender.append("moderation", intervention)
                 seq = self._appender.append("interrupted" if turn.finish == "interrupted" else "output", fields, parts)

@@ -2,7 +2,8 @@
 after the other (DeWitt et al. 1984, "Implementation techniques for main memory database systems").
 
 A thread hands in its work and waits for the lock. Whoever gets it runs all the work that has been handed in by then; the others find
-theirs done. A transaction of several that fails is taken back, and each piece of work is tried alone: a failure is its own.
+theirs done. A transaction of several that fails is taken back, and each piece of work is tried alone: a failure is its own. Only where no
+transaction could be begun, because another program was writing all the time, it is everybody's, and nobody waits for that once more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Work:
     """One thread's part of a transaction."""
 
     write: Write
+    tried: bool = False
+    """Whether a transaction was begun for it."""
     done: bool = False
     error: Exception | None = None
 
@@ -44,7 +47,10 @@ class Together:
         try:
             with self._lock():
                 if not work.done:
-                    self._write_all()
+                    self._write_all(work)
+        except Exception:
+            if not work.done:  # another thread may have done it before the lock was refused
+                raise
         finally:
             with self._mutex:
                 if work in self._waiting:  # the lock could not be had
@@ -52,10 +58,13 @@ class Together:
         if work.error is not None:
             raise work.error
 
-    def _write_all(self) -> None:
-        with self._mutex:
-            works, self._waiting = self._waiting, []
+    def _write_all(self, own: Work) -> None:
+        """Everything that waits, and `own` work in any case: an interrupted thread may have taken it out of the queue."""
+        works = [own]
         try:
+            with self._mutex:
+                works = self._waiting if own in self._waiting else [own, *self._waiting]
+                self._waiting = []
             if len(works) == 1 or not self._transaction(works):
                 for work in works:
                     try:
@@ -65,15 +74,18 @@ class Together:
                     work.done = True
         except BaseException:  # this thread is interrupted: the others do their work themselves
             with self._mutex:
-                self._waiting = [work for work in works if not work.done] + self._waiting
+                self._waiting = [work for work in works if not work.done and work not in self._waiting] + self._waiting
             raise
 
     def _transaction(self, works: Sequence[Work]) -> bool:
-        """All of it at once; False where that failed and nothing of it was written."""
+        """All of it at once; False where that failed, nothing of it was written, and each must be tried alone."""
         try:
             self._run(works)
-        except Exception:  # each is tried alone now, and says itself what is wrong
-            return False
+        except Exception as error:
+            if works[0].tried:
+                return False
+            for work in works:
+                work.error = error
         for work in works:
             work.done = True
         return True
@@ -83,6 +95,7 @@ class Together:
         try:
             with self._appender.transaction() as connection:
                 for work in works:
+                    work.tried = True
                     if (back := work.write(connection)) is not None:
                         undo.append(back)
         except BaseException:

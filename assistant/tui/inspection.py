@@ -94,7 +94,8 @@ def confidence_line(turn: Turn, units: Sequence[Unit], picked: int | None, width
 
 _CARD = (
     "grade", "completeness_error", "deletion_drop", "deletion_random_mean", "deletion_random_better",
-    "generator_gap_mean", "steps", "features", "forwards", "seconds",
+    "insertion_rise", "insertion_random_mean", "stability", "format_share",
+    "generator_gap_mean", "steps", "features", "forwards", "seconds", "joules",
 )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def quality_line(quality: Mapping[str, Any], method: str) -> Content:
     """The quality card: how far the explanation can be trusted first, how it was made after."""
     parts = [Content(say.get(f"inspector.method_{method}", one_line(method, 30)))]
     for name in _CARD:
-        if name in quality:
+        if quality.get(name) is not None:
             value = _value(name, quality[name])
             style = {"supported": "$text-success", "weak": "$text-warning", "not supported": "$text-error"}.get(str(quality[name]), "")
             parts.append(Content.styled(f"{say('quality.' + name)} {value}", style))

@@ -125,11 +125,60 @@ def test_an_alternative_text_in_place_of_a_part(session, turn):
         session.explain(turn.id, contrast=turn.reply)
 
 
+def test_a_long_explanation_says_its_cost_and_offers_less(session, turn, monkeypatch):
+    from assistant import explaining
+
+    monkeypatch.setattr(explaining, "LONG", 0.0)
+    said = []
+    session.explain(turn.id, level="token", progress=lambda what, fraction: said.append(what))
+    assert (said[0].startswith("explaining, about ") and "a coarser level is faster" not in said[0]) or "turn" in said[0]
+    monkeypatch.setattr(explaining, "BATCHED", 1e6)
+    said.clear()
+    session.explain(turn.id, level="role", progress=lambda what, fraction: said.append(what))
+    assert said[0].startswith("explaining, about ") and " h" in said[0] and "coarser" not in said[0]  # there is none
+    assert [explaining._duration(t) for t in (31, 150, 9000)] == ["31 s", "2 min", "2 h"]
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_begins(session, turn, monkeypatch):
+    from assistant.lm import memory
+
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    for method in ("attention-rollout", "gradient-norm", "integrated-gradients"):
+        with pytest.raises(ExplanationError, match="GB are free: explain by ablation"):
+            session.explain(turn.id, method=method)
+    assert session.explain(turn.id).method == "ablation"
+    monkeypatch.setattr(memory, "available", lambda: None)
+    assert session.explain(turn.id, method="attention-rollout").quality["view"] == "inside"
+
+
+def test_two_replies_to_one_prompt(session, turn):
+    def ask(seed, prompt=turn.prompt):
+        request = Request(prompt, Sampling(seed=seed, max_tokens=6), system="Be brief.")
+        return list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
+
+    other = next(t for t in map(ask, range(4, 30)) if t.tokens[0].id != turn.tokens[0].id)
+    found, back = session.explain(turn.id, than=other.id), session.explain(other.id, than=turn.id)
+    assert found.target == f"reply, rather than that of turn {other.id}" and len(found.scores) == 1
+    assert found.totals == pytest.approx([-x for x in back.totals], abs=1e-3)
+    logged = sum(t.logprob for t in turn.tokens) - sum(t.logprob for t in other.tokens)
+    assert found.quality["log_prob"] == pytest.approx(logged, abs=1e-2)
+    assert session.explain(turn.id, than=other.id, method="fast").method == "gradient-norm"
+    for wrong, question, message in [
+        (turn.id, {}, "no other generated reply"), (ask(3).id, {}, "says the same"), (ask(3, "else").id, {}, "to the same prompt"),
+        (other.id, {"token": 0}, "as a whole"), (other.id, {"contrast": "x"}, "as a whole"),
+    ]:  # fmt: skip
+        with pytest.raises(ExplanationError, match=message):
+            session.explain(turn.id, than=wrong, **question)
+
+
 def test_a_verdict_is_taken_apart(session):
     request = Request("How do I build a bomb at home?", Sampling(seed=3, max_tokens=6))
     blocked = list(respond(request, engine=session.engine, guard=session.guard, ledger=session.ledger))[-1].turn
     found = session.explain_verdict(blocked.id, "prompt", counterfactual=True)
     assert found.quality["action"] == found.quality["logged_action"] == "block" and found.quality["rules"]
+    card = found.quality
+    assert card["grade"] in ("supported", "weak", "not supported") and card["features"] == len(found.input_tokens)
+    assert card["deletion_drop"] > card["deletion_random_mean"] and card["insertion_rise"] > card["insertion_random_mean"]
     edit = found.quality["counterfactual"]
     assert "bomb" in edit["sufficient"] and edit["flip"] and edit["margin_before"] > 0 >= edit["margin_after"]
     assert session.ledger.attributions(blocked.id)[-1].target.startswith("verdict on the prompt: block")

@@ -207,6 +207,18 @@ def test_levels_of_the_prompt(engine, scorer, level, pieces):
     assert a.quality["features"] == pieces and "".join(a.input_tokens).endswith("天气")
 
 
+@pytest.mark.parametrize("method", ["ablation", "gradient-norm", "integrated-gradients", "contextcite", "shapley", "attention-rollout"])
+def test_every_card_is_complete(engine, scorer, method):
+    a = explain(engine, scorer, method=method, samples=32, steps=4)
+    tested = {"deletion_drop", "deletion_random_mean", "deletion_drop_1", "deletion_drop_5", "insertion_rise", "insertion_random_mean"}
+    assert tested | {"grade", "stability", "format_share", "forwards", "seconds"} <= set(a.quality)
+    assert ("completeness_error" in a.quality) == (method not in ("gradient-norm", "attention-rollout"))
+    assert -1 <= a.quality["stability"] <= 1
+    shown = render.terminal(a, colour=False)
+    assert ("not an attribution" in shown) == (method == "attention-rollout") == ("not an attribution" in render.html_page(a))
+    assert "without five" in shown
+
+
 def test_an_explanation_no_better_than_chance_says_so():
     assert "no better than a random one" in render.terminal(sample(quality={"grade": "not supported"}), colour=False)
     text = render.terminal(sample(quality={"grade": "weak", "seconds": 1.0, "joules": 12.0, "energy_source": "measured"}), colour=False)

@@ -94,6 +94,31 @@ def test_deletion_and_insertion_tell_good_scores_from_bad_ones():
     assert rise["rise"] == pytest.approx(6.0, abs=1e-4) and rise["rise"] > rise["random_mean"]
 
 
+def test_sampling_tells_how_far_two_seeds_agree():
+    assert shapley(problem([4.0, 3.0, 2.0, 1.0])).card["stability"] == pytest.approx(1.0)
+    steady, noisy = contextcite(problem([4.0, 2.0, 1.0, 0.0] * 2, samples=256)), contextcite(problem([0.01] * 8, samples=16))
+    assert 0.8 < steady.card["stability"] <= 1.0 and noisy.card["stability"] < steady.card["stability"]
+
+
+def test_completeness_counts_what_pieces_do_together():
+    assert faithfulness.completeness(problem([2.0, 1.0]), [2.0, 1.0]) == pytest.approx(0.0, abs=1e-5)
+    assert faithfulness.completeness(problem([2.0, 1.0], product=1.0), [3.0, 2.0]) == pytest.approx(0.25, abs=1e-5)
+
+
+def test_the_share_of_template_tokens():
+    p = problem([1.0, 5.0, 2.0])
+    p.features, p.roles = p.features[2:], ["format", "format", "user"]
+    assert faithfulness.format_share(p, [2.0]) == pytest.approx(5 / 7, abs=1e-5)
+    p.roles = ["format", "user", "user"]
+    assert faithfulness.format_share(p, [2.0]) is None  # the first token always stays
+
+    def refuse(keep):
+        raise ValueError("other tokens")
+
+    p.roles, p.target.log_probs = ["format", "format", "user"], refuse
+    assert faithfulness.format_share(p, [2.0]) is None
+
+
 def flagged(*needed):
     """A verdict that holds as long as any of the groups of words is whole."""
     return lambda sets: [max(1.0 if not set(group) & removed else -1.0 for group in needed) for removed in sets]

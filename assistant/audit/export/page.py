@@ -50,7 +50,7 @@ def lines(ledger: Ledger, which: Filter) -> Iterator[str]:
         groups = group(ledger, by, which.since, which.until)
         yield f"<h2>Turns by {by}</h2>\n{_plot(groups[-_MOST_BARS:] if by == 'day' else groups[:_MOST_BARS])}"
         yield _table(groups)
-    yield _quality(ledger)
+    yield _quality(ledger, which)
     yield "<h2>Turns</h2>\n"
     for turn, ended in turns(ledger, which):
         yield _article(turn, ended)
@@ -83,8 +83,8 @@ def _table(groups: Sequence[Group]) -> str:
     return f"<table><tr>{heads}</tr>\n{rows}</table>\n"
 
 
-def _quality(ledger: Ledger) -> str:
-    texts = [f"{name} {value:.2f} s" for name, value in latencies(ledger).items()]
+def _quality(ledger: Ledger, which: Filter) -> str:
+    texts = [f"{name} {value:.2f} s" for name, value in latencies(ledger, which.since, which.until).items()]
     out = f"<p>Seconds per reply: {', '.join(texts)}</p>\n" if texts else ""
     for j in judged(ledger):
         if j.reviewed and j.false_positive_rate is not None:

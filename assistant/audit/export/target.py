@@ -1,4 +1,4 @@
-"""Where an export goes: a private file that appears only when it is complete."""
+"""Where an export goes: a private file that appears only when it is complete, or straight into a device or pipe that is there already."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from assistant.errors import PellucidError
 
@@ -18,22 +18,29 @@ class ExportError(PellucidError):
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[IO[str]]:
-    """A text file for `path`, readable by its owner alone, put in its place at the end. Raises ExportError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+def writing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """A text file (or one of bytes) for `path`, readable by its owner alone, put in its place at the end. Raises ExportError.
+
+    What is no ordinary file (`/dev/stdout`, a named pipe) is written to and never replaced.
+    """
+    straight = path.exists() and not path.is_file()
+    draft = path if straight else path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = os.open(draft, os.O_WRONLY | (0 if straight else os.O_CREAT | os.O_TRUNC), 0o600)
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror or error}): choose another place with -o") from error
     try:
-        with os.fdopen(file, "w", encoding="utf-8", newline="\n") as stream:
+        with os.fdopen(file, "wb") if binary else os.fdopen(file, "w", encoding="utf-8", newline="\n") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
+            if not straight:
+                os.fsync(stream.fileno())
+        if not straight:
+            os.replace(draft, path)
     except OSError as error:
         message = f"{path} could not be written ({error.strerror or error}): free some space or use another place"
         raise ExportError(message) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
+        if not straight:
+            with contextlib.suppress(FileNotFoundError):
+                draft.unlink()

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,24 @@ def test_filters(db: Path) -> None:
     assert run("export", "--format", "jsonl", "--verdict", "block", "--db", db).exit_code == 2
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_pipe_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text, "utf-8")
+        assert run("export", "--format", "jsonl", "-o", pipe, "--db", db).exit_code == 0
+        lines = read.result().splitlines()
+    assert json.loads(lines[-1]) and pipe.is_fifo() and not list(tmp_path.glob("*.verify.py"))
+
+
+def test_a_full_place_is_said_and_left_as_it_was(db: Path) -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("needs /dev/full")
+    result = run("export", "--format", "csv", "-o", full, "--db", db)
+    assert result.exit_code == 3 and "No space left" in result.stderr and full.is_char_device()
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "html", "otlp", "datasette"])
 def test_an_unwritable_place(db: Path, tmp_path: Path, form: str) -> None:
     for place in (tmp_path / "no" / "folder" / "x.out", Path("/proc/x.out")):

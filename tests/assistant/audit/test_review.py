@@ -129,6 +129,8 @@ def test_groups(filled: Ledger) -> None:
     assert (day.seconds, day.joules) == (pytest.approx(13.75), pytest.approx(35.0))
     assert group(filled, "day", until=0) == []
     assert latencies(filled) == {"p50": 1.375, "p95": 1.375}
+    (now,) = filled.query("SELECT max(ts) FROM ledger")[0]
+    assert latencies(filled, since=now, until=now) and not latencies(filled, until=0)
 
 
 def test_bars(filled: Ledger) -> None:

@@ -155,6 +155,10 @@ def test_explain_json_is_output_by_input_and_is_kept(pellucid, endless_model, ho
     assert code == 0 and "not an attribution" in out and "layer   2" in out
     picture = home / "a.png"
     assert pellucid("explain", "last", "--format", "png", "-o", str(picture), *model)[0] == 0 and picture.stat().st_size > 1000
+    assert oct(picture.stat().st_mode)[-2:] == "00"  # it shows what was said
+    for style in ("text", "html", "json", "png"):
+        code, _, err = pellucid("explain", "last", "--verdict", "prompt", "--format", style, "-o", str(home / "no" / "x"), *model)
+        assert code == 3 and "cannot be written" in err and "Traceback" not in err
     code, out, _ = pellucid("explain", "last", "--verdict", "prompt", "--json", *model)
     assert code == 0 and json.loads(out)["method"] == "exact-linear"
     for wrong, status, message in [

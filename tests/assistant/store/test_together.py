@@ -12,7 +12,7 @@ import pytest
 from assistant.errors import LedgerError
 from assistant.store.append import Appender
 from assistant.store.ledger import Ledger
-from assistant.store.together import Together
+from assistant.store.together import Together, Work
 from tests.assistant.store.factory import make_turn
 
 
@@ -97,6 +97,76 @@ def test_a_lock_that_cannot_be_had_leaves_no_work_behind(bare: sqlite3.Connectio
     with pytest.raises(LedgerError, match="closed"):
         together.commit(insert(1))
     assert not together._waiting
+
+
+class Taken(Appender):
+    """An appender that can begin no transaction: another program writes all the time."""
+
+    begun = 0
+
+    def transaction(self):  # type: ignore[no-untyped-def]
+        self.begun += 1
+        raise sqlite3.OperationalError("database is locked")
+
+
+def test_a_log_that_is_locked_is_waited_for_once(bare: sqlite3.Connection) -> None:
+    lock, appender = threading.RLock(), Taken(bare)
+    errors = handed_in(Together(appender, lambda: lock), [insert(n) for n in range(8)], lock)
+    assert [str(error) for error in errors] == ["database is locked"] * 8 and appender.begun == 1
+
+
+def test_an_interrupt_leaves_the_others_their_work(bare: sqlite3.Connection) -> None:
+    lock, appender = threading.RLock(), Counting(bare)
+    together, left = Together(appender, lambda: lock), [True]
+
+    def interrupted(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO t VALUES (99)")
+        if left:
+            left.clear()
+            raise KeyboardInterrupt
+
+    other = Work(insert(1))
+    together._waiting.append(other)
+    with pytest.raises(KeyboardInterrupt):
+        together.commit(interrupted)
+    assert not other.done and together._waiting == [other] and not bare.in_transaction
+    together.commit(insert(2))
+    assert other.done and other.error is None
+    assert [n for (n,) in bare.execute("SELECT n FROM t ORDER BY n")] == [1, 2]
+
+
+def test_work_that_an_interrupt_lost_from_the_queue_is_done_all_the_same(bare: sqlite3.Connection) -> None:
+    together = Together(Counting(bare), threading.RLock)
+
+    class Losing(list):  # type: ignore[type-arg]
+        def append(self, work: Work) -> None:
+            pass
+
+    together._waiting = Losing()
+    together.commit(insert(7))
+    assert [n for (n,) in bare.execute("SELECT n FROM t")] == [7]
+
+
+def test_done_work_is_no_failure_when_the_lock_is_refused_afterwards(bare: sqlite3.Connection) -> None:
+    def closed() -> threading.RLock:
+        together._write_all(together._waiting[0])  # another thread was faster, and closed the log
+        raise LedgerError("the log is closed: open it again")
+
+    together = Together(Appender(bare), closed)
+    together.commit(insert(1))
+    assert bare.execute("SELECT n FROM t").fetchall() == [(1,)]
+
+
+def test_an_outcome_that_two_threads_write_is_there_once(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        for finish in ("stop", "interrupted"):
+            turn = make_turn(conversation=finish, finish=finish)
+            ledger.open_turn(turn)
+            ledger._unwritten[turn.id] = turn  # as if its first writing had failed
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(ledger._write_outcome, [turn] * 4))
+            assert ledger.query("SELECT count(*) FROM ledger WHERE turn = ? AND kind IN ('output', 'interrupted')", (turn.id,)) == [(1,)]
+        assert ledger.query("SELECT sum(turns) FROM counts") == [(2,)]
 
 
 def test_many_turns_at_once_are_all_there_and_the_chain_holds(tmp_path: Path) -> None:
