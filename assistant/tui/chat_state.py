@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from assistant.settings import Settings
 from assistant.tui.branch import Branch
+from assistant.tui.personas import Persona
 from assistant.turn import Sampling, Turn
 
 
@@ -27,6 +30,8 @@ class ChatState:
     system: str
     sampling: Sampling
     persona: str = ""
+    brought: Mapping[str, Any] = field(default_factory=dict)
+    """The sampling parameters that came with the persona."""
     queue: list[Wish] = field(default_factory=list)
     editing: Turn | None = None
     """The turn whose prompt is in the message box to be sent again as a sibling."""
@@ -47,10 +52,23 @@ class ChatState:
         self.queue.clear()
         return prompts
 
-    def continue_from(self, branch: Branch, settings: Settings) -> None:
-        """Go on as the last turn of `branch` was answered."""
+    def wear(self, persona: Persona, language: str, settings: Settings) -> None:
+        """Answer as `persona` from now on. What an earlier persona brought goes with it; what the person set stays."""
+        usual = settings.sampling()
+        back = {name: getattr(usual, name) for name, value in self.brought.items() if getattr(self.sampling, name) == value}
+        self.system, self.persona, self.brought = persona.system(language), persona.name(language), persona.sampling
+        self.sampling = replace(self.sampling, **{**back, **persona.sampling})
+
+    def recall(self, persona: Persona | None, language: str) -> None:
+        """The conversation was answered by `persona`: say so, and know what came with it."""
+        self.persona, self.brought = (persona.name(language), persona.sampling) if persona else ("", {})
+
+    def continue_from(self, branch: Branch, settings: Settings, *, same: bool = False) -> None:
+        """Go on as the last turn of `branch` was answered; with `same` the conversation was here already, and keeps its parameters.
+
+        A seed is not taken over: the one in the log was mostly drawn.
+        """
         self.editing = None
-        if branch.tip is not None:
-            self.system = branch.tip.system
-        else:
-            self.system = settings.system
+        self.system = branch.tip.system if branch.tip is not None else settings.system
+        if not same:
+            self.sampling = replace(branch.tip.sampling, seed=None) if branch.tip is not None else settings.sampling()

@@ -43,6 +43,7 @@ class PlainChat:
         self.session, self.stdin, self._stdout = session, stdin, stdout
         self.branch = Branch()
         self.state = ChatState.fresh(session.settings)
+        self.own_policy = session.settings.policy  # a persona may bring another for its conversations
         self.found: list[tuple[str, str | None]] = []  # what /list or /search numbered last
         self.over = False
         self._blocks, self._sanitizer = Blocks(), StreamSanitizer()

@@ -54,6 +54,7 @@ class PlainDeeds:
     def _new(self, argument: str) -> None:
         self._chat.branch, self._chat.state = Branch(), ChatState.fresh(self._chat.session.settings)
         self._chat.say(say("plain.new"))
+        self._take_policy(self._chat.own_policy)
 
     def _tip(self) -> Turn:
         if self._chat.branch.tip is None:
@@ -128,8 +129,14 @@ class PlainDeeds:
 
     def open(self, conversation: str, turn: str | None) -> None:
         """Go on with a logged conversation; its last turns are said again."""
+        before = self._chat.branch.conversation
         self._chat.branch = Branch.through(self._chat.session.ledger.turns(conversation), turn)
-        self._chat.state.continue_from(self._chat.branch, self._chat.session.settings)
+        same = before == self._chat.branch.conversation
+        self._chat.state.continue_from(self._chat.branch, self._chat.session.settings, same=same)
+        if not same:
+            persona = personas.of_system(self._chat.state.system)
+            self._chat.state.recall(persona, say.language)
+            self._take_policy(persona.policy if persona else self._chat.own_policy)
         for one in self._chat.branch.path[-3:]:
             self._chat.say(say("plain.you") + (one.prompt or say("turn.erased")))
             self._chat.say(say("plain.assistant"))
@@ -154,13 +161,18 @@ class PlainDeeds:
                 self._chat.say(f"{persona.id}: {persona.name(say.language)}. {persona.about(say.language)}")
             return
         chosen = known[argument]
-        self._chat.state.system, self._chat.state.persona = chosen.system(say.language), chosen.name(say.language)
-        self._chat.state.sampling = replace(self._chat.state.sampling, **chosen.sampling)
-        if chosen.policy != self._chat.session.settings.policy:
-            self._chat.session.settings = replace(self._chat.session.settings, policy=chosen.policy)
-            self._chat.session.guard = None
-            self._chat.load()
+        self._chat.state.wear(chosen, say.language, self._chat.session.settings)
+        self._take_policy(chosen.policy)
         self._chat.say(self._chat.state.persona)
+
+    def _take_policy(self, policy: str) -> None:
+        """Check by this policy from now on, and say so."""
+        if policy == self._chat.session.settings.policy:
+            return
+        self._chat.session.settings = replace(self._chat.session.settings, policy=policy)
+        self._chat.session.guard = None
+        self._chat.say(say("status.policy", policy=policy))
+        self._chat.load()
 
     def _system(self, argument: str) -> None:
         if argument:

@@ -44,12 +44,9 @@ async def persona(screen: ChatScreen, argument: str) -> None:
             screen.tell(say("error.unknown_persona", name=id, names=", ".join(known)), "warning")
             return
         chosen = known[id]
-        screen.state.system = chosen.system(say.language)
-        screen.state.sampling = replace(screen.state.sampling, **chosen.sampling)
-        screen.state.persona = chosen.name(say.language)
+        screen.state.wear(chosen, say.language, screen.session.settings)
+        screen.take_policy(chosen)
         screen.show_settings()
-        if chosen.policy != screen.session.settings.policy:
-            screen.change_setting("policy", chosen.policy)
 
     if argument:
         choose(argument)

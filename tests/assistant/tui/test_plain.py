@@ -113,6 +113,15 @@ def test_settings_of_the_chat():
     assert "top_k must be a int" in said and "There is no parameter nope" in said and "writing: Writing." in said
 
 
+def test_a_persona_holds_for_its_conversations_and_no_longer():
+    session = FakeSession()
+    said = talk(session, "/persona writing", "/persona medical", "/set top_k 7", "headache", "/new", "hello", "/list", "/open 2", "again")
+    policies = [line for line in said.splitlines() if "policy" in line]
+    assert [line.split()[-1] for line in policies] == ["writing", "medical", "balanced", "medical"]
+    assert [r.sampling.top_k for r in session.requests] == [7, 40, 7] and session.requests[0].sampling.max_tokens == 512
+    assert "medical information" in session.requests[2].system
+
+
 def test_errors_are_said_and_survived():
     session = FakeSession(loaded=False, load_error=ModelError("no model \x1b[2J"))
     session.load_gate.set()
