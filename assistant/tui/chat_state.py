@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from assistant.settings import Settings
+from assistant.errors import UsageError
+from assistant.settings import Settings, convert
 from assistant.tui.branch import Branch
 from assistant.tui.personas import Persona
+from assistant.tui.sanitize import one_line
+from assistant.tui.text import say
 from assistant.turn import Sampling, Turn
+
+OF_THE_ENGINE = (
+    "model", "device", "dtype", "chat_format", "threads", "context", "engine", "base_url", "server_timeout", "server_retries",
+)  # fmt: skip
+"""The settings under which the model is loaded again when they change."""
+NOT_HERE = frozenset({"database"})
+"""Settings that need another start: the log is open."""
+
+
+def with_parameter(sampling: Sampling, name: str, value: str) -> Sampling:
+    """`sampling` with one parameter as it is typed after /set; several stop strings stand between bars. Raises UsageError."""
+    if name == "seed":
+        return replace(sampling, seed=None if value in ("", "none") else _whole(value))
+    if name == "stop":
+        return replace(sampling, stop=tuple(value.split(" | ")) if value else ())
+    if name not in {f.name for f in fields(Sampling)}:
+        names = ", ".join(f.name for f in fields(Sampling))
+        raise UsageError(say("error.unknown_parameter", name=one_line(name, 30), names=names))
+    return replace(sampling, **{name: convert(name, value, "/set")})
+
+
+def _whole(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(say("error.not_a_number", value=one_line(value, 30))) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from textual.widgets import Input, TextArea
 from assistant.errors import PellucidError, UsageError
 from assistant.settings import Settings, convert
 from assistant.tui import attachments, commands, deeds
+from assistant.tui.chat_state import OF_THE_ENGINE
 from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_background
 from assistant.tui.memory import give_back
 from assistant.tui.personas import Persona
@@ -31,9 +32,6 @@ from assistant.tui.widgets.strip import Strip
 from assistant.tui.widgets.transcript import Transcript
 from assistant.tui.widgets.turn_view import TurnView
 
-_OF_THE_ENGINE = (
-    "model", "device", "dtype", "threads", "context", "engine", "base_url", "server_timeout", "server_retries",
-)  # fmt: skip
 _REFRESH = 0.15  # seconds: seven updates a second look smooth and leave the processor to the model
 
 
@@ -186,8 +184,9 @@ class ChatScreen(Writing):
         self.app.post_message(SettingsChanged(settings))
         if settings.policy != before.policy:
             self.own_policy = settings.policy
+        if (settings.policy, settings.guard) != (before.policy, before.guard):
             self.session.guard = None
-        if any(getattr(settings, name) != getattr(before, name) for name in _OF_THE_ENGINE):
+        if any(getattr(settings, name) != getattr(before, name) for name in OF_THE_ENGINE):
             self.session.engine = None
         if not self.session.ready and self.generation is None:
             self.load_model()
