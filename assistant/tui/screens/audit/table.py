@@ -58,7 +58,7 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="audit-bar"):
-            yield SafeInput(placeholder=say("audit.search"), id="audit-search", compact=True)
+            yield SafeInput(placeholder=say("audit.search"), id="audit-search", compact=True, select_on_focus=False)
             yield Static("", id="audit-state", markup=False)
         with Vertical(id="audit-panes"):
             yield TurnTable(id="turns")
@@ -199,7 +199,7 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
 
     def action_search(self) -> None:
         """Type words to search for."""
-        self.query_one("#audit-search").focus()
+        self.set_focus(self.query_one("#audit-search"))  # at once: what is typed next belongs there
 
     def action_filter(self, step: int) -> None:
         """Show only turns with the next verdict."""
