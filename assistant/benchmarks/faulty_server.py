@@ -46,6 +46,8 @@ class Script:
     logprobs: bool = True
     echoes: bool = False
     """Whether it scores a given text; "sea" in the prompt makes the second word of the reply e³ times as likely."""
+    endless: bool = False
+    """Whether it writes on when it has written as much as it was asked for."""
     key: str = ""
     """What a client must send; empty for nothing."""
     refuses: frozenset[str] = frozenset()
@@ -151,7 +153,7 @@ class FaultyServer:
         return True
 
     async def _events(self, path: str, body: Mapping[str, Any], fault: Fault | None) -> AsyncIterator[bytes]:
-        words = list(self.script.words)[: body.get("max_tokens") or None]
+        words = list(self.script.words)[: None if self.script.endless else body.get("max_tokens") or None]
         middle = len(words) // 2
         if path.startswith("/v1/chat"):
             yield _event({**self._frame(), "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})

@@ -5,15 +5,14 @@ stdout is data, stderr is narration. Exit codes: 0 ok, 1 findings, 2 usage, 3 un
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from assistant.audit.moments import microseconds
 from assistant.audit.plain import json_text, plain, when
 from assistant.errors import PellucidError
 
@@ -25,8 +24,6 @@ __all__ = ["json_text", "plain", "when"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LOG_ACCESS = "pellucid.log_access"
-_AGO = re.compile(r"(\d+)\s*(min|h|d|w)")
-_UNIT = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class AuditGroup(click.Group):
@@ -102,14 +99,9 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        age = _AGO.fullmatch(str(value).strip())
         try:
-            if age:
-                moment = datetime.now(UTC) - timedelta(**{_UNIT[age[2]]: int(age[1])})
-            else:
-                moment = datetime.fromisoformat(str(value).strip())
-            return int(moment.timestamp() * 1_000_000)
-        except (ValueError, OverflowError, OSError):
+            return microseconds(str(value))
+        except ValueError:
             self.fail(f"{value!r} is no time: write 2026-01-31, 2026-01-31T09:30, or an age like 7d, 12h, 30min", param, ctx)
 
 

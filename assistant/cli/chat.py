@@ -28,7 +28,8 @@ def chat(conversation: str | None = None, db: str | None = None, plain: bool = F
         from assistant.tui.plain import run_plain
 
         with open_ledger(settings) as ledger:
-            sys.exit(run_plain(Session(settings, ledger), conversation=conversation))
+            recovered = len(ledger.recover())
+            sys.exit(run_plain(Session(settings, ledger), conversation=conversation, recovered=recovered))
     if not in_browser(os.environ) and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the terminal application needs a terminal: use `pellucid ask TEXT` in scripts and pipes")
     gc.disable()  # until the first paint: what is made by then lives as long as the program

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from assistant.cli.common import Progress, json_option, load_settings, model_option
+from assistant.cli.common import Progress, db_option, json_option, load_settings, model_option
 from assistant.cli.main import say
 from assistant.cli.train import finish
 from assistant.errors import UsageError
@@ -42,13 +42,15 @@ from assistant.errors import UsageError
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", type=int, help="Processor threads; 0 takes all.")
 @click.option("--no-log", is_flag=True, help="Do not note the run in the log.")
+@db_option
 @click.option("--chat-format", help="How conversations are laid out for a model without a chat template: chatml, llama3, gemma, …")
 @model_option
 @json_option
 def finetune(
     files: tuple[Path, ...], output: Path, rank: int, alpha: float, targets: tuple[str, ...], merge: bool, half: bool, words: int,
     rate: float | None, validation: float, chats: tuple[str, ...], kind: Any, licence: str, keep_duplicates: bool, keep_personal_data: bool,
-    device: str, threads: int | None, no_log: bool, model: str | None, chat_format: str | None, as_json: bool, **numbers: Any,
+    device: str, threads: int | None, no_log: bool, model: str | None, chat_format: str | None, as_json: bool,
+    db: str | None, **numbers: Any,
 ) -> None:  # fmt: skip
     """Teach a model the conversations in FILES (JSONL with messages). Only what the assistant says is learnt.
 
@@ -81,4 +83,4 @@ def finetune(
         validation=validation, chats=chats, scrub=not keep_personal_data, deduplicate=not keep_duplicates,
         watts=settings.watts_per_core, say=say,
     )  # fmt: skip
-    finish(work, as_json, log=not no_log)
+    finish(work, as_json, log=not no_log, db=db)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import click
 
-from assistant.cli.common import load_settings, model_options
+from assistant.cli.common import db_option, load_settings, model_options
 from assistant.errors import UsageError
 
 
@@ -16,10 +16,10 @@ def repeated(flags: Mapping[str, object]) -> list[str]:
     """The same flags as words of another command line."""
     words: list[str] = []
     for name, value in flags.items():
-        if name == "guard" and value is not None:  # the one flag that is called otherwise than what it sets
+        if name == "guard" and value is not None:  # two flags are called otherwise than what they set
             words.append("--unsafe-no-moderation")
         elif value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += ["--lang" if name == "language" else f"--{name.replace('_', '-')}", str(value)]
     return words
 
 
@@ -29,6 +29,8 @@ def repeated(flags: Mapping[str, object]) -> list[str]:
 @click.option(
     "--sessions", type=click.IntRange(1, 64), default=2, show_default=True, help="How many pages may be open: each loads a model."
 )
+@click.option("--lang", "language", type=click.Choice(["auto", "zh", "en"]), help="Language of the interface.")
+@db_option
 @model_options
 def serve(port: int, host: str, sessions: int, **flags: str | None) -> None:
     """Open the terminal application in a browser. Prints the address, which holds a new secret; Ctrl+C ends it."""

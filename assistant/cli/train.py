@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assistant.cli.common import F, echo_json, json_option, load_settings
+from assistant.cli.common import F, db_option, echo_json, json_option, load_settings
 from assistant.cli.main import say
 from assistant.errors import LedgerError, UsageError
 
@@ -84,10 +84,12 @@ def options(group: list[Any]) -> Callable[[F], F]:
 @click.option("--threads", type=int, help="Processor threads; 0 takes all.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model first (needs a C++ compiler; pays off in long runs).")
 @click.option("--no-log", is_flag=True, help="Do not note the run in the log.")
+@db_option
 @json_option
 def train(
     files: tuple[Path, ...], output: Path, preset: str | None, config: Path | None, split: Any, encoding: str, licence: str,
     keep_duplicates: bool, keep_personal_data: bool, device: str, threads: int | None, compiled: bool, no_log: bool, as_json: bool,
+    db: str | None,
     prompts: tuple[str, ...], languages: tuple[str, ...], **given: Any,
 ) -> None:  # fmt: skip
     """Train a language model on FILES (text, or JSONL with text or messages) and store it in a folder.
@@ -111,7 +113,7 @@ def train(
     settings = load_settings()
     target = prepare(device, threads, pick_device)
     run = Run(recipe, output, device=target, compiled=compiled, watts=settings.watts_per_core, say=say)
-    finish(run, as_json, log=not no_log)
+    finish(run, as_json, log=not no_log, db=db)
 
 
 def prepare(device: str, threads: int | None, pick: Any) -> Any:
@@ -124,7 +126,7 @@ def prepare(device: str, threads: int | None, pick: Any) -> Any:
     return pick(device)
 
 
-def finish(run: Work, as_json: bool, *, log: bool) -> None:
+def finish(run: Work, as_json: bool, *, log: bool, db: str | None = None) -> None:
     """Show a run, keep it when it is interrupted, store what came out, note it in the log."""
     from assistant.cli.training_view import View
     from assistant.lm import spread
@@ -146,7 +148,7 @@ def finish(run: Work, as_json: bool, *, log: bool) -> None:
     card = run.finish()
     if spread.first():
         if log:
-            note(run.command, card)
+            note(run.command, card, db)
         if as_json:
             echo_json(card)
         else:
@@ -156,7 +158,7 @@ def finish(run: Work, as_json: bool, *, log: bool) -> None:
     spread.end()
 
 
-def note(command: str, card: dict[str, Any]) -> None:
+def note(command: str, card: dict[str, Any], db: str | None = None) -> None:
     """Log that a model was made, with its card; a log that cannot be written does not cost the model."""
     import json
 
@@ -169,7 +171,7 @@ def note(command: str, card: dict[str, Any]) -> None:
         "weights": card["weights_sha256"],
     }
     try:
-        with open_ledger(load_settings()) as ledger:
+        with open_ledger(load_settings(db)) as ledger:
             ledger.record_event("training", fields, content={"card": json.dumps(card, ensure_ascii=False)})
     except LedgerError as error:
         say(f"the run is not noted in the log: {error}")

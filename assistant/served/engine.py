@@ -119,6 +119,7 @@ class ServedGeneration:
         self._server, self._body, self._cancel = server, body, cancel
         self._stream = server.stream(path, body, cancel)
         self._reader = Reader()
+        self._most = int(body["max_tokens"])
         self._first = self._last = 0.0
         self._began = time.perf_counter()
 
@@ -136,6 +137,12 @@ class ServedGeneration:
     def finish(self) -> Finish:
         """How it ended; `stopped` while it has not."""
         return self._reader.finish or "stopped"
+
+    @property
+    def _limit(self) -> int:
+        """How many pieces are taken: one more than a server may send that keeps to `max_tokens`. Without log-probabilities a piece may
+        be a part of a token."""
+        return self._most + 1 if self._reader.with_logprobs else 2 * self._most + 1
 
     @property
     def usage(self) -> Usage:
@@ -162,6 +169,9 @@ class ServedGeneration:
                     self._last = time.perf_counter() - self._began
                     self._first = self._first or self._last
                     yield token
+                    if self._reader.count >= self._limit:  # it was told to stop before; the socket is closed
+                        self._reader.overrun()
+                        return
             except ValueError as error:
                 raise self._server.translated(error) from error
 

@@ -44,6 +44,11 @@ class Reader:
             if reason not in ("stop", "length"):
                 self.said["finish_reason"] = clean_intake(reason)[:50]
 
+    def overrun(self) -> None:
+        """The server wrote more than it was asked for: the reply is cut, and the log says why."""
+        self.finish = "length"
+        self.said["max_tokens"] = "not kept"
+
     @property
     def reply_tokens(self) -> int:
         """As the server counted them, or the pieces that came."""

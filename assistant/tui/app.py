@@ -22,7 +22,7 @@ from assistant import paths
 from assistant.settings import Settings
 from assistant.tui import commands, wrapping
 from assistant.tui.backend import LedgerLike, SessionLike
-from assistant.tui.commands import read_keys
+from assistant.tui.own_keys import read_keys
 from assistant.tui.screens.chat import ChatScreen, SettingsChanged
 from assistant.tui.terminal import require_screen
 from assistant.tui.text import say

@@ -5,7 +5,7 @@ Imported when first needed, so that a chat in which nobody audits does not pay f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +37,13 @@ def redact(ledger: Any, turns: Sequence[str], conversation: str | None, reason: 
 
     chosen = selection.by_conversation(ledger, conversation) if conversation else selection.by_turn(ledger, turns)
     return erase(ledger, selection.select(ledger, chosen, conversation), reason).turns
+
+
+def note_export(ledger: Any, name: str, filters: Mapping[str, Any]) -> None:
+    """Log that texts leave the log for the file `name`, before they do; the words searched for are not logged. Raises LedgerError."""
+    form = "jsonl" if name.endswith(".jsonl") else "markdown"
+    with ledger.transaction() as appender:
+        appender.append("export", {"format": form, **({"filter": dict(filters)} if filters else {}), "texts": True, "by": "audit browser"})
 
 
 def review(ledger: Any, turn: str, label: Literal["safe", "unsafe", "unsure"], note: str = "") -> int:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from assistant.events import Event
 from assistant.pipeline import Request
 from assistant.settings import Settings
 from assistant.turn import Turn
 from explain.attribution import Attribution
+
+if TYPE_CHECKING:
+    from assistant.store.listing import Filters
 
 Progress = Callable[[str, float | None], None]
 
@@ -28,10 +31,8 @@ class LedgerLike(Protocol):
     def conversations(self, limit: int = 50, before: str | None = None) -> Sequence[Any]: ...
     def rename(self, conversation: str, title: str) -> None: ...
     def attributions(self, turn_id: str) -> list[Attribution]: ...
-    def search(self, query: str, *, limit: int = 20, before: int | None = None) -> Sequence[Any]: ...
-    def list_turns(
-        self, *, before: int | None = None, limit: int = 50, verdict: str | None = None, reviewed: bool | None = None
-    ) -> Sequence[Any]: ...
+    def search(self, query: str, *, limit: int = 20, before: int | None = None, **filters: Unpack[Filters]) -> Sequence[Any]: ...
+    def list_turns(self, *, before: int | None = None, limit: int = 50, **filters: Unpack[Filters]) -> Sequence[Any]: ...
     def record_event(self, kind: str, fields: Mapping[str, Any]) -> int: ...
     def release_memory(self) -> None: ...
 

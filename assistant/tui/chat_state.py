@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from assistant.settings import Settings
+from assistant.errors import UsageError
+from assistant.settings import Settings, convert
 from assistant.tui.branch import Branch
+from assistant.tui.personas import Persona
+from assistant.tui.sanitize import one_line
+from assistant.tui.text import say
 from assistant.turn import Sampling, Turn
+
+OF_THE_ENGINE = (
+    "model", "device", "dtype", "chat_format", "threads", "context", "engine", "base_url", "server_timeout", "server_retries",
+)  # fmt: skip
+"""The settings under which the model is loaded again when they change."""
+NOT_HERE = frozenset({"database"})
+"""Settings that need another start: the log is open."""
+
+
+def with_parameter(sampling: Sampling, name: str, value: str) -> Sampling:
+    """`sampling` with one parameter as it is typed after /set; several stop strings stand between bars. Raises UsageError."""
+    if name == "seed":
+        return replace(sampling, seed=None if value in ("", "none") else _whole(value))
+    if name == "stop":
+        return replace(sampling, stop=tuple(value.split(" | ")) if value else ())
+    if name not in {f.name for f in fields(Sampling)}:
+        names = ", ".join(f.name for f in fields(Sampling))
+        raise UsageError(say("error.unknown_parameter", name=one_line(name, 30), names=names))
+    return replace(sampling, **{name: convert(name, value, "/set")})
+
+
+def _whole(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(say("error.not_a_number", value=one_line(value, 30))) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +59,8 @@ class ChatState:
     system: str
     sampling: Sampling
     persona: str = ""
+    brought: Mapping[str, Any] = field(default_factory=dict)
+    """The sampling parameters that came with the persona."""
     queue: list[Wish] = field(default_factory=list)
     editing: Turn | None = None
     """The turn whose prompt is in the message box to be sent again as a sibling."""
@@ -47,10 +81,23 @@ class ChatState:
         self.queue.clear()
         return prompts
 
-    def continue_from(self, branch: Branch, settings: Settings) -> None:
-        """Go on as the last turn of `branch` was answered."""
+    def wear(self, persona: Persona, language: str, settings: Settings) -> None:
+        """Answer as `persona` from now on. What an earlier persona brought goes with it; what the person set stays."""
+        usual = settings.sampling()
+        back = {name: getattr(usual, name) for name, value in self.brought.items() if getattr(self.sampling, name) == value}
+        self.system, self.persona, self.brought = persona.system(language), persona.name(language), persona.sampling
+        self.sampling = replace(self.sampling, **{**back, **persona.sampling})
+
+    def recall(self, persona: Persona | None, language: str) -> None:
+        """The conversation was answered by `persona`: say so, and know what came with it."""
+        self.persona, self.brought = (persona.name(language), persona.sampling) if persona else ("", {})
+
+    def continue_from(self, branch: Branch, settings: Settings, *, same: bool = False) -> None:
+        """Go on as the last turn of `branch` was answered; with `same` the conversation was here already, and keeps its parameters.
+
+        A seed is not taken over: the one in the log was mostly drawn.
+        """
         self.editing = None
-        if branch.tip is not None:
-            self.system = branch.tip.system
-        else:
-            self.system = settings.system
+        self.system = branch.tip.system if branch.tip is not None else settings.system
+        if not same:
+            self.sampling = replace(branch.tip.sampling, seed=None) if branch.tip is not None else settings.sampling()

@@ -6,10 +6,8 @@ A command's words are in the catalogue under `command.<id>`. Its deed is the cha
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from textual.binding import Binding
@@ -91,7 +89,8 @@ _BY_ID = {command.id: command for command in COMMANDS}
 
 KEY_NAMES = {
     "escape": "Esc", "left_square_bracket": "[", "right_square_bracket": "]", "space": "Space", "alt+up": "Alt+↑",
-    "alt+down": "Alt+↓",
+    "alt+down": "Alt+↓", "up": "↑", "down": "↓", "left": "←", "right": "→", "comma": ",", "full_stop": ".", "slash": "/",
+    "enter": "Enter", "tab": "Tab", "home": "Home", "end": "End",
 }  # fmt: skip
 
 
@@ -136,22 +135,6 @@ def key_name(keys: str) -> str:
     if "+" not in first:
         return first.upper() if len(first) > 1 else first
     return "+".join(part.capitalize() if len(part) > 1 else part.upper() for part in first.split("+"))
-
-
-def read_keys(path: Path) -> dict[str, str]:
-    """The person's own keys, by command id, from a TOML file; empty when there is none. Raises UsageError."""
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the key map {path}: {error}") from error
-    for name, keys in table.items():
-        if name not in _BY_ID:
-            raise UsageError(f"{path}: there is no command {name!r}")
-        if not isinstance(keys, str) or not keys.strip():
-            raise UsageError(f'{path}: {name} must be a key such as "ctrl+n", not {keys!r}')
-    return {name: str(keys) for name, keys in table.items()}
 
 
 def bindings(scope: Scope) -> list[Binding]:

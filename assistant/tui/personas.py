@@ -59,6 +59,11 @@ def read(path: Path) -> Persona:
     return Persona(path.stem, str(table.get("policy", "balanced")), sampling, {k: table[k] for k in ("zh", "en")})
 
 
+def of_system(system: str) -> Persona | None:
+    """The persona that answers under this system prompt, in whichever language; None when it is nobody's."""
+    return next((persona for persona in read_all() if system and system in (persona.system("zh"), persona.system("en"))), None)
+
+
 def read_all() -> list[Persona]:
     """All personas, the general one first."""
     found = [read(path) for path in sorted(data_path("personas").glob("*.toml"))]

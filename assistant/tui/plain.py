@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import IO
 
 from assistant.errors import PellucidError, UsageError
@@ -17,22 +18,33 @@ from assistant.tui import attachments, commands
 from assistant.tui.backend import SessionLike
 from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState, Wish
-from assistant.tui.format import footer, verdict_words
+from assistant.tui.format import category, footer, verdict_words
 from assistant.tui.generation import Ended, Failed, Generation, Item
+from assistant.tui.plain_audit import PlainAudit
 from assistant.tui.plain_deeds import PlainDeeds
 from assistant.tui.reply_blocks import Blocks
 from assistant.tui.sanitize import StreamSanitizer, one_line, sanitize
 from assistant.tui.text import say
+from assistant.tui.thresholds import limits
 from assistant.tui.told import told
 from safety.verdict import Action, Verdict
 
 _POLL = 0.05  # seconds
 
 
-def run_plain(session: SessionLike, *, conversation: str | None = None, stdin: IO[str] | None = None, stdout: IO[str] | None = None) -> int:
-    """Talk until the input ends or /quit; returns the exit code."""
+def run_plain(
+    session: SessionLike,
+    *,
+    conversation: str | None = None,
+    recovered: int = 0,
+    stdin: IO[str] | None = None,
+    stdout: IO[str] | None = None,
+) -> int:
+    """Talk until the input ends or /quit; returns the exit code. `recovered` replies were cut off when the program ended last."""
     say.use(session.settings.interface_language)
     chat = PlainChat(session, stdin or sys.stdin, stdout or sys.stdout)
+    if recovered:
+        chat.say(say.counted("chat.recovered", recovered))
     return chat.run(conversation)
 
 
@@ -43,6 +55,9 @@ class PlainChat:
         self.session, self.stdin, self._stdout = session, stdin, stdout
         self.branch = Branch()
         self.state = ChatState.fresh(session.settings)
+        self.first_settings = session.settings
+        self.audit = PlainAudit(self)
+        self.own_policy = session.settings.policy  # a persona may bring another for its conversations
         self.found: list[tuple[str, str | None]] = []  # what /list or /search numbered last
         self.over = False
         self._blocks, self._sanitizer = Blocks(), StreamSanitizer()
@@ -95,17 +110,26 @@ class PlainChat:
         self._stdout.write(sanitize(text) + "\n")
         self._stdout.flush()
 
-    def load(self) -> None:
-        """Load the model, telling what is being done."""
+    def agrees(self) -> bool:
+        """Ask whether to go on."""
+        self.say(say("plain.sure"))
+        return self.stdin.readline().strip().lower() in ("yes", "是")
+
+    def progress(self) -> Callable[[str, float | None], None]:
+        """Tells what is being done, each thing once."""
         last = ""
 
-        def progress(what: str, fraction: float | None) -> None:
+        def tell(what: str, fraction: float | None) -> None:
             nonlocal last
             if what != last:
                 last = what
                 self.say(say("status.loading", what=one_line(told(what), 80)))
 
-        self.session.load(progress)
+        return tell
+
+    def load(self) -> None:
+        """Load the model, telling what is being done."""
+        self.session.load(self.progress())
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -148,7 +172,7 @@ class PlainChat:
     def _hear(self, item: Item) -> None:
         match item:
             case PromptChecked():
-                self._verdict("prompt", item.verdict)
+                self._verdict("prompt", item.verdict, item.prompt)
                 if item.verdict.action is Action.REDACT:
                     self.say(item.prompt)
             case Notice():
@@ -177,10 +201,26 @@ class PlainChat:
             case _:
                 pass
 
-    def _verdict(self, where: str, verdict: Verdict) -> None:
+    def _verdict(self, where: str, verdict: Verdict, text: str = "") -> None:
         self.say(say(f"plain.safety_{where}", verdict=verdict_words(verdict)))
-        if verdict.action is not Action.ALLOW:
-            help_text = say.get(f"advice.{verdict.category}", "")
-            for line in (verdict.reason, help_text):
-                if line:
-                    self.say(line)
+        if verdict.action is Action.ALLOW:
+            return
+        help_text = say.get(f"advice.{verdict.category}", "")
+        for line in (verdict.reason, help_text, self._why(where, verdict), self._words(verdict, text)):
+            if line:
+                self.say(line)
+
+    def _why(self, where: str, verdict: Verdict) -> str:
+        """The scores against the thresholds they reached, as long as the verdict was given under those in force."""
+        if getattr(self.session.guard, "policy", None) != verdict.policy:
+            return ""
+        reached = limits(verdict, "prompt" if where == "prompt" else "response")
+        over = [f"{category(n)} {s:.2f} ≥ {reached[n]:.2f}" for n, s in verdict.categories.items() if n in reached and s >= reached[n]]
+        return say("plain.scores", scores=", ".join(over)) if over else ""
+
+    def _words(self, verdict: Verdict, text: str) -> str:
+        """The words that were found; those of a text that is redacted are not said again."""
+        if verdict.action is Action.REDACT:
+            return ""
+        found = dict.fromkeys(f"“{one_line(text[f.start : f.end], 40)}”" for f in verdict.findings if text[f.start : f.end].strip())
+        return say("plain.found", words=", ".join(found)) if found else ""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from assistant.continuing import require_cut
-from assistant.errors import UsageError
-from assistant.settings import convert
-from assistant.tui import commands, export, personas, trace
+from assistant.errors import ModelError, UsageError
+from assistant.tui import commands, export, personas
 from assistant.tui.branch import Branch
-from assistant.tui.chat_state import ChatState, Wish
+from assistant.tui.chat_state import ChatState, Wish, with_parameter
 from assistant.tui.format import footer, moment
 from assistant.tui.sanitize import one_line
 from assistant.tui.text import LANGUAGES, say
@@ -31,11 +32,11 @@ class PlainDeeds:
         """Each command's deed, given the rest of its line."""
         return {
             "help": self._help, "quit": self._quit, "new": self._new, "regenerate": self._regenerate, "continue": self._continue,
-            "edit": self._edit, "inspect": self._inspect, "audit": self._audit, "search": self._search, "list": self._list,
+            "edit": self._edit, "inspect": self._inspect, "audit": self._chat.audit.do, "search": self._search, "list": self._list,
             "open": self._open_number, "previous": lambda _: self._sibling(-1), "next": lambda _: self._sibling(1),
             "model": self._model, "persona": self._persona, "system": self._system, "set": self._set, "rename": self._rename,
             "export": self._export, "delete": self._delete,
-            "reveal": self._reveal, "language": self._language, "reload": lambda _: self._chat.load(),
+            "settings": self._settings, "reveal": self._reveal, "language": self._language, "reload": lambda _: self._chat.load(),
         }  # fmt: skip
 
     def _help(self, argument: str) -> None:
@@ -54,6 +55,7 @@ class PlainDeeds:
     def _new(self, argument: str) -> None:
         self._chat.branch, self._chat.state = Branch(), ChatState.fresh(self._chat.session.settings)
         self._chat.say(say("plain.new"))
+        self._take_policy(self._chat.own_policy)
 
     def _tip(self) -> Turn:
         if self._chat.branch.tip is None:
@@ -92,20 +94,10 @@ class PlainDeeds:
         for line in plain_inspect.inspect(self._chat.session, turn, argument):
             self._chat.say(line)
 
-    def _audit(self, argument: str) -> None:
-        ledger = self._chat.session.ledger
-        if argument:
-            self._tree(trace.trace(ledger.turn(argument), ledger.attributions(argument)), 0)
-            return
-        for row in ledger.list_turns(limit=20):
-            self._chat.say(
-                f"{row.turn} · {moment(row.created_us)} · {say.get('action.' + row.verdict, row.verdict)} · {one_line(row.prompt, 60)}"
-            )
+    def _settings(self, argument: str) -> None:
+        from assistant.tui import plain_settings
 
-    def _tree(self, node: trace.Node, depth: int) -> None:
-        self._chat.say("  " * depth + node.text)
-        for child in node.children:
-            self._tree(child, depth + 1)
+        plain_settings.do(self._chat, argument)
 
     def _list(self, argument: str) -> None:
         rows = self._chat.session.ledger.conversations(20)
@@ -128,8 +120,14 @@ class PlainDeeds:
 
     def open(self, conversation: str, turn: str | None) -> None:
         """Go on with a logged conversation; its last turns are said again."""
+        before = self._chat.branch.conversation
         self._chat.branch = Branch.through(self._chat.session.ledger.turns(conversation), turn)
-        self._chat.state.continue_from(self._chat.branch, self._chat.session.settings)
+        same = before == self._chat.branch.conversation
+        self._chat.state.continue_from(self._chat.branch, self._chat.session.settings, same=same)
+        if not same:
+            persona = personas.of_system(self._chat.state.system)
+            self._chat.state.recall(persona, say.language)
+            self._take_policy(persona.policy if persona else self._chat.own_policy)
         for one in self._chat.branch.path[-3:]:
             self._chat.say(say("plain.you") + (one.prompt or say("turn.erased")))
             self._chat.say(say("plain.assistant"))
@@ -143,9 +141,17 @@ class PlainDeeds:
             for name, about, description in models.choices():
                 self._chat.say(f"{name}: {about}. {description}")
             return
-        self._chat.session.settings = replace(self._chat.session.settings, model=argument)
-        self._chat.session.engine = None
-        self._chat.load()
+        from assistant.tui import models, plain_settings
+
+        question = ""
+        with contextlib.suppress(ModelError):  # a name that nobody knows is refused by the load
+            question = models.must_be_fetched(argument)
+        if question:
+            self._chat.say(question)
+            if not self._chat.agrees():
+                return
+            models.fetch(argument, self._chat.progress(), threading.Event())
+        plain_settings.take(self._chat, replace(self._chat.session.settings, model=argument))
 
     def _persona(self, argument: str) -> None:
         known = {persona.id: persona for persona in personas.read_all()}
@@ -154,13 +160,20 @@ class PlainDeeds:
                 self._chat.say(f"{persona.id}: {persona.name(say.language)}. {persona.about(say.language)}")
             return
         chosen = known[argument]
-        self._chat.state.system, self._chat.state.persona = chosen.system(say.language), chosen.name(say.language)
-        self._chat.state.sampling = replace(self._chat.state.sampling, **chosen.sampling)
-        if chosen.policy != self._chat.session.settings.policy:
-            self._chat.session.settings = replace(self._chat.session.settings, policy=chosen.policy)
-            self._chat.session.guard = None
-            self._chat.load()
+        self._chat.state.wear(chosen, say.language, self._chat.session.settings)
+        self._take_policy(chosen.policy)
         self._chat.say(self._chat.state.persona)
+
+    def _take_policy(self, policy: str) -> None:
+        """Check by this policy from now on, and say so."""
+        if policy == self._chat.session.settings.policy:
+            return
+        from assistant.tui import plain_settings
+
+        own = self._chat.own_policy
+        self._chat.say(say("status.policy", policy=policy))
+        plain_settings.take(self._chat, replace(self._chat.session.settings, policy=policy))
+        self._chat.own_policy = own
 
     def _system(self, argument: str) -> None:
         if argument:
@@ -172,16 +185,15 @@ class PlainDeeds:
     def _set(self, argument: str) -> None:
         sampling = self._chat.state.sampling
         name, _, value = argument.partition(" ")
-        names = [field.name for field in fields(sampling) if field.name not in ("seed", "stop")]
         if not name:
-            self._chat.say(", ".join(f"{n} {getattr(sampling, n)}" for n in names))
-        elif name not in names:
-            raise UsageError(say("error.unknown_parameter", name=one_line(name, 30), names=", ".join(names)))
+            self._chat.say(", ".join(f"{field.name} {getattr(sampling, field.name)}" for field in fields(sampling)))
         else:
-            self._chat.state.sampling = replace(sampling, **{name: convert(name, value, "/set")})
+            self._chat.state.sampling = with_parameter(sampling, name, value)
             self._chat.say(f"{name} {getattr(self._chat.state.sampling, name)}")
 
     def _rename(self, argument: str) -> None:
+        if not argument:
+            raise UsageError(say("plain.rename"))
         self._chat.session.ledger.rename(self._tip().conversation, argument)
 
     def _export(self, argument: str) -> None:
@@ -191,11 +203,15 @@ class PlainDeeds:
     def _delete(self, argument: str) -> None:
         from assistant.tui import auditing
 
-        conversation = self._tip().conversation
-        self._chat.say(say("delete.conversation"))
-        self._chat.say(say("plain.sure"))
-        if self._chat.stdin.readline().strip().lower() in ("yes", "是"):
-            auditing.redact(self._chat.session.ledger, [], conversation, "deleted")
+        turn = self._tip()
+        self._chat.say(say("delete.turn" if argument == "turn" else "delete.conversation"))
+        if not self._chat.agrees():
+            return
+        if argument == "turn":
+            auditing.redact(self._chat.session.ledger, [turn.id], None, "deleted")
+            self.open(turn.conversation, turn.id)
+        else:
+            auditing.redact(self._chat.session.ledger, [], turn.conversation, "deleted")
             self._new("")
 
     def _reveal(self, argument: str) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from assistant.errors import UsageError
-from assistant.settings import convert
 from assistant.tui import models, personas
+from assistant.tui.chat_state import with_parameter
 from assistant.tui.deeds.demands import require_idle
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
@@ -44,12 +43,9 @@ async def persona(screen: ChatScreen, argument: str) -> None:
             screen.tell(say("error.unknown_persona", name=id, names=", ".join(known)), "warning")
             return
         chosen = known[id]
-        screen.state.system = chosen.system(say.language)
-        screen.state.sampling = replace(screen.state.sampling, **chosen.sampling)
-        screen.state.persona = chosen.name(say.language)
+        screen.state.wear(chosen, say.language, screen.session.settings)
+        screen.take_policy(chosen)
         screen.show_settings()
-        if chosen.policy != screen.session.settings.policy:
-            screen.change_setting("policy", chosen.policy)
 
     if argument:
         choose(argument)
@@ -65,23 +61,9 @@ async def set_(screen: ChatScreen, argument: str) -> None:
         screen.tell(" · ".join(f"{f.name} {getattr(sampling, f.name)}" for f in fields(Sampling)))
         return
     name, _, value = argument.partition(" ")
-    if name == "seed":
-        screen.state.sampling = replace(sampling, seed=None if value in ("", "none") else _whole(value))
-    elif name == "stop":
-        screen.state.sampling = replace(sampling, stop=tuple(value.split(" | ")) if value else ())
-    elif name in {f.name for f in fields(Sampling)}:
-        screen.state.sampling = replace(sampling, **{name: convert(name, value, "/set")})
-    else:
-        raise UsageError(say("error.unknown_parameter", name=name, names=", ".join(f.name for f in fields(Sampling))))
+    screen.state.sampling = with_parameter(sampling, name, value)
     screen.show_settings()
     screen.tell(f"{name} = {getattr(screen.state.sampling, name)}")
-
-
-def _whole(value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise UsageError(say("error.not_a_number", value=one_line(value, 30))) from None
 
 
 async def model(screen: ChatScreen, argument: str) -> None:

@@ -22,6 +22,7 @@ async def new(screen: ChatScreen, argument: str) -> None:
     screen.leave_conversation()
     screen.branch = Branch()
     screen.state = ChatState.fresh(screen.session.settings)
+    screen.take_policy(None)
     await screen.transcript.show(screen.branch)
     screen.strip.show(Stages())
     screen.status.change(used=0)

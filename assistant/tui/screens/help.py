@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from assistant.tui import commands
+from assistant.tui.screen_keys import Where, of_screen
 from assistant.tui.screens.once import LeftOnce
 from assistant.tui.terminal import shift_enter_works
 from assistant.tui.text import say
@@ -51,11 +52,17 @@ def help_text(own_keys: dict[str, str]) -> Content:
         Content(""),
         *_table(say("help.keys"), [*fixed, *((commands.key_name(keys[c.id]), c.help) for c in chat)]),
         *_table(say("help.turn_keys"), [(commands.key_name(keys[c.id]), c.help) for c in turn]),
+        *_table(say("audit.title"), _of_screen("audit", own_keys)),
+        *_table(say("inspector.title"), _of_screen("inspector", own_keys)),
         *_table(say("help.slash"), [("/" + c.id, c.help) for c in slash]),
         Content.styled(say("help.line"), "$foreground 62%"),
         Content.styled(say("help.files"), "$foreground 62%"),
     ]
     return Content("\n").join(parts)
+
+
+def _of_screen(where: Where, own_keys: dict[str, str]) -> list[tuple[str, str]]:
+    return [(" ".join(commands.key_name(key) for key in keys.split(",")[:2]), key.words) for key, keys in of_screen(where, own_keys)]
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> list[Content]:

@@ -19,13 +19,12 @@ from assistant import paths
 from assistant.errors import UsageError
 from assistant.settings import Settings, convert, field_help
 from assistant.tui import config_file
+from assistant.tui.chat_state import NOT_HERE
 from assistant.tui.sanitize import one_line
 from assistant.tui.screens.dialogs import InputDialog
 from assistant.tui.screens.once import LeftOnce
 from assistant.tui.text import say
 from assistant.tui.told import told
-
-_NOT_HERE = {"database"}  # the log is open: another one needs another start
 
 
 class SettingsScreen(LeftOnce, ModalScreen[Settings]):
@@ -36,7 +35,7 @@ class SettingsScreen(LeftOnce, ModalScreen[Settings]):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._before = self._settings = settings
-        self._names = [f.name for f in fields(Settings) if f.name not in _NOT_HERE]
+        self._names = [f.name for f in fields(Settings) if f.name not in NOT_HERE]
         self._help = field_help()
 
     def compose(self) -> ComposeResult:

@@ -326,6 +326,7 @@ def test_serve_gives_its_flags_to_the_chat() -> None:
     from assistant.cli.serve import repeated
 
     flags = {"guard": "off", "policy": "strict", "chat_format": None, "threads": 2, "dtype": "int8", "device": None, "model": "a b.gguf"}
+    flags |= {"db": "a log.db", "language": "zh"}
     words = repeated(flags)
     assert {name: value for name, value in chat.make_context("chat", words).params.items() if name in flags} == flags
     assert repeated(dict.fromkeys(flags)) == []

@@ -134,6 +134,14 @@ def test_a_server_that_always_fails_is_given_up_with_a_sentence(serve, connect, 
     assert turn.finish == "error" and ledger.turn(turn.id) == turn and len(server.requests) <= 2
 
 
+@pytest.mark.parametrize(("logprobs", "most"), [(True, 11), (False, 21)])
+def test_a_server_that_does_not_stop_is_stopped(serve, connect, guard, ledger, logprobs, most):
+    server = serve(Script(words=["word "] * 5000, pace=0.001, logprobs=logprobs, endless=True))
+    turn = answered(connect(server), guard, ledger, sampling=Sampling(max_tokens=10))[-1].turn
+    assert turn.finish == "length" and len(turn.tokens) == most and turn.usage.served["max_tokens"] == "not kept"
+    assert server.hung_up.wait(5) and ledger.turn(turn.id).finish == "length"
+
+
 def test_a_server_without_log_probabilities(serve, connect, guard, ledger):
     turn = answered(connect(serve(Script(logprobs=False))), guard, ledger)[-1].turn
     assert turn.reply == "The sea is blue." and all(math.isnan(t.logprob) and math.isnan(t.entropy) for t in turn.tokens)

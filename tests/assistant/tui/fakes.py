@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -59,6 +60,12 @@ class Script:
     block_after: int | None = None
 
 
+def _passes(turn, verdict=None, language=None, model=None, since=None):
+    worst = max((turn.prompt_verdict, turn.output_verdict or turn.prompt_verdict), key=lambda v: v.action.severity).action.value
+    wrong = (verdict == "flagged" and worst == "allow") or verdict not in (None, "flagged", worst)
+    return not wrong and language in (None, turn.language) and model in (None, turn.model.name) and turn.created_us >= (since or 0)
+
+
 class MemoryLedger:
     """The questions of the real ledger, answered from a dict."""
 
@@ -68,6 +75,7 @@ class MemoryLedger:
         self.kept = {}
         self.events = []
         self.calls = []
+        self.reviewed = set()
 
     def turn(self, turn_id):
         if turn_id not in self.all:
@@ -104,9 +112,12 @@ class MemoryLedger:
     def attributions(self, turn_id):
         return list(self.kept.get(turn_id, ()))
 
-    def search(self, query, *, limit=20, before=None):
+    def search(self, query, *, limit=20, before=None, **filters):
+        self.calls.append(("search", query, filters))
         hits = []
         for seq, t in reversed(list(enumerate(self.all.values(), 1))):
+            if not _passes(t, **filters):
+                continue
             for side in ("prompt", "reply"):
                 at = getattr(t, side).lower().find(query.lower())
                 if at >= 0 and (before is None or seq < before):
@@ -122,7 +133,7 @@ class MemoryLedger:
                     break
         return hits[:limit]
 
-    def list_turns(self, *, before=None, limit=50, verdict=None, reviewed=None):
+    def list_turns(self, *, before=None, limit=50, verdict=None, reviewed=None, **filters):
         self.calls.append(("list_turns", before, verdict))
         rows = []
         for seq, t in reversed(list(enumerate(self.all.values(), 1))):
@@ -130,7 +141,7 @@ class MemoryLedger:
             action = worst.action.value
             if before is not None and seq >= before:
                 continue
-            if (verdict == "flagged" and action == "allow") or verdict not in (None, "flagged", action):
+            if not _passes(t, verdict=verdict, **filters) or (reviewed is False and t.id in self.reviewed):
                 continue
             rows.append(
                 SimpleNamespace(
@@ -143,6 +154,10 @@ class MemoryLedger:
 
     def release_memory(self):
         self.calls.append(("release_memory",))
+
+    @contextlib.contextmanager
+    def transaction(self):
+        yield SimpleNamespace(append=lambda kind, fields: self.events.append((kind, dict(fields))))
 
     def record_event(self, kind, fields):
         self.events.append((kind, dict(fields)))

@@ -1,5 +1,6 @@
 """The audit browser: found, filtered, read in full, checked, judged, erased, exported; and back into the chat."""
 
+from assistant.errors import LedgerError
 from assistant.tui import auditing
 from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, make_turn
@@ -130,11 +131,110 @@ async def test_the_list_is_exported(tmp_path):
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await pilot.press("x")
-        await shows(pilot, "Export the turns in the list")
+        await shows(pilot, "Export the turns of the list")
         pilot.app.screen.query_one("Input").value = str(path)
         await pilot.press("enter")
         await wait_until(pilot, path.exists)
         assert len(path.read_text().splitlines()) == 3
+
+
+async def test_words_and_filters_narrow_together():
+    fake = FakeSession(ledger=ledger(6))
+    async with running(fake, size=(120, 30)) as pilot:
+        await opened(pilot)
+        await pilot.press("f", "f")  # blocked
+        await shows(pilot, "blocked · 1 turn")
+        pilot.app.screen.query_one("#audit-search").value = "question"
+        await shows(pilot, "blocked · 0 turns")
+        pilot.app.screen.query_one("#audit-search").value = "question verdict:pass lang:en"
+        await shows(pilot, "question 4")
+        assert fake.ledger.calls[-1][1:] == ("question", {"verdict": "allow", "language": "en"})
+        pilot.app.screen.query_one("#audit-search").value = "verdict:nonsense"
+        await shows(pilot, "verdict:nonsense cannot be: choose allow, caution, redact, block, flagged")
+        pilot.app.screen.query_one("#audit-search").value = "since:2025-11-23T12:18 verdict:pass"
+        await shows(pilot, "question 5")
+        assert "question 4" not in text_of(pilot.app)
+
+
+async def test_everything_that_is_let_through_is_exported_and_the_log_says_so(tmp_path):
+    path = tmp_path / "out.md"
+    fake = FakeSession(ledger=ledger(140))
+    async with running(fake) as pilot:
+        await opened(pilot)
+        pilot.app.screen.query_one("#audit-search").value = "verdict:allow"
+        await shows(pilot, "50 turns, more below")
+        await pilot.press("down", "tab", "tab")
+        await pilot.press("x")
+        await shows(pilot, "Export the turns of the list")
+        pilot.app.screen.query_one("Input").value = str(path)
+        await pilot.press("enter")
+        await shows(pilot, "exporting 139 of 139")
+        text = path.read_text()
+        assert text.count("answer ") == 139 and text.index("question 1\n") < text.index("question 139\n")
+        assert fake.ledger.events == [
+            ("export", {"format": "markdown", "filter": {"verdict": "allow"}, "texts": True, "by": "audit browser"})
+        ]
+
+
+async def test_an_export_that_breaks_off_leaves_no_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    fake = FakeSession(ledger=ledger(3))
+    del_turn = fake.ledger.turn
+
+    def turn(id):
+        if id == "T0002":
+            raise LedgerError("the log is closed: open it again")
+        return del_turn(id)
+
+    async with running(fake) as pilot:
+        await opened(pilot)
+        await shows(pilot, "zh.ignore")
+        fake.ledger.turn = turn
+        await pilot.press("x")
+        await shows(pilot, "Export the turns of the list")
+        pilot.app.screen.query_one("Input").value = str(path)
+        await pilot.press("enter")
+        await shows(pilot, "the log is closed")
+        assert not path.exists()
+
+
+async def test_what_is_judged_leaves_the_queue(monkeypatch):
+    fake = FakeSession(ledger=ledger())
+    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label: ledger.reviewed.add(turn) or 1)
+    async with running(fake) as pilot:
+        await opened(pilot)
+        await pilot.press("F")
+        await shows(pilot, "to review · 1 turn")
+        await shows(pilot, "zh.ignore")
+        await pilot.press("w", "enter")
+        await shows(pilot, "to review · 0 turns")
+
+
+async def test_the_views_of_a_turn_are_a_key_away():
+    async with running(FakeSession(ledger=ledger()), size=(100, 40)) as pilot:
+        await opened(pilot)
+        await shows(pilot, "zh.ignore")
+        await pilot.press("t")
+        await shows(pilot, "不能")
+        await pilot.press("tab", "t")
+        await shows(pilot, '"prompt_verdict"')
+        assert pilot.app.screen.focused.parent.id == "tab-json"
+        await pilot.press("tab")
+        assert pilot.app.screen.focused.id == "turns"
+
+
+async def test_own_keys_hold_here_too():
+    keys = {"audit_filter": "g", "inspector_method": "f5", "audit_back": "f9"}
+    async with running(FakeSession(ledger=ledger()), keys=keys) as pilot:
+        await opened(pilot)
+        assert "g Filter" in text_of(pilot.app) and "F9 Back" in text_of(pilot.app)
+        await pilot.press("f")
+        await pilot.press("g")
+        await shows(pilot, "flagged · 1 turn")
+        await pilot.press("f1")
+        await shows(pilot, "Esc closes this page")
+        await pilot.press("pagedown", "pagedown", "pagedown")
+        await shows(pilot, "F5")
 
 
 async def test_texts_and_json():

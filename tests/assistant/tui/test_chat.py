@@ -364,6 +364,52 @@ async def test_a_persona_sets_prompt_sampling_and_policy():
         assert "Medical information" in text_of(pilot.app)
 
 
+async def test_a_persona_holds_for_its_conversations_and_no_longer():
+    session = FakeSession()
+    async with running(session) as pilot:
+        state = pilot.app.chat.state
+        await say_to(pilot, "/persona writing")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "writing")
+        assert (state.sampling.temperature, state.sampling.max_tokens) == (1.0, 1024)
+        await say_to(pilot, "/persona medical")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "medical")
+        assert (state.sampling.top_p, state.sampling.max_tokens) == (0.9, 512)  # nothing of the writer is left
+        await say_to(pilot, "/set top_k 7")
+        await say_to(pilot, "headache")
+        await idle(pilot)
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "balanced")
+        assert "Medical information" not in text_of(pilot.app) and pilot.app.chat.state.sampling.top_k == 40
+        pilot.app.chat.open_conversation("C1")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "medical")
+        await shows(pilot, "Medical information")
+        assert pilot.app.chat.state.sampling.top_k == 7 and pilot.app.chat.state.sampling.seed is None
+
+
+async def test_the_persons_own_policy_comes_back_after_a_persona():
+    session = FakeSession()
+    async with running(session) as pilot:
+        pilot.app.chat.change_setting("policy", "strict")
+        await wait_until(pilot, lambda: session.ready)
+        await say_to(pilot, "/persona finance")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "finance")
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: session.ready and session.settings.policy == "strict")
+
+
+async def test_what_is_changed_while_a_reply_is_written_is_loaded_after_it():
+    session = FakeSession(scripts=[Script("one two three four", gate_after=2)])
+    async with running(session) as pilot:
+        await say_to(pilot, "count")
+        await shows(pilot, "one two")
+        await say_to(pilot, "/persona medical")
+        await say_to(pilot, "and then?")
+        assert not session.ready
+        session.release()
+        await idle(pilot)
+        assert session.ready and len(session.requests) == 2
+
+
 async def test_another_model_is_loaded_on_the_spot(tmp_path):
     session = FakeSession()
     file = tmp_path / "other.gguf"

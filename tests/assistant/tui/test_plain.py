@@ -1,16 +1,18 @@
 """The line mode: the same conversation without a screen, readable aloud, harmless on any terminal."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
+from assistant import paths
 from assistant.errors import ModelError
 from assistant.settings import Settings
-from assistant.tui import auditing
+from assistant.tui import auditing, models
 from assistant.tui.commands import COMMANDS
 from assistant.tui.plain import PlainChat, run_plain
 from assistant.tui.plain_deeds import PlainDeeds
-from safety.verdict import Action, Verdict
+from safety.verdict import Action, Finding, Verdict
 from tests.assistant.tui.fakes import FakeSession, MemoryLedger, Script, attribution_of, make_turn
 from tests.assistant.tui.test_sanitize import FORBIDDEN
 
@@ -77,6 +79,84 @@ def test_search_open_audit_inspect_rename_export(tmp_path):
     assert "Give a number of the last list" in said
 
 
+def test_the_audit_on_one_line(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(auditing, "check", lambda ledger: auditing.Check(True, 42, ""))
+    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label: done.append((turn, label)))
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: done.append(turns) or 1)
+    turns = [make_turn(n, f"question {n}", "answer", None, f"C{n}") for n in range(1, 25)]
+    turns.append(make_turn(25, "bad \x1b[2J", "no", None, "C25", prompt_verdict=BLOCK, output_verdict=None, finish="blocked_prompt"))
+    session = FakeSession(ledger=MemoryLedger(turns))
+    path = tmp_path / "out.jsonl"
+    said = talk(
+        session, "/audit", "/audit more", "/audit verdict:block", "/audit show 1", "/audit review 1 unsafe", "/audit review 1 wrong",
+        "/audit redact 1", "no", "/audit redact T0003", "yes", f"/audit export {path}", "/audit verify", "/audit verdict:x",
+        "/audit show 99", "/audit", "/open 2",
+    )  # fmt: skip
+    assert "20. T0006" in said and "There are more: /audit more" in said and "25. T0001" in said
+    assert "1. T0025" in said and "bad ␛[2J" in said and "prompt filter · ✗ blocked self-harm 0.90" in said
+    assert done == [("T0025", "unsafe"), ["T0003"]] and "The review is in the log." in said
+    assert len(path.read_text().splitlines()) == 1 and session.ledger.events[0][0] == "export"
+    assert "✓ 42 records sound" in said and "verdict:x cannot be" in said and "there is no turn '99'" in said
+    assert "you: question 24" in said  # /open goes to a turn of the list
+
+
+def test_settings_on_one_line(home_config):
+    session = FakeSession()
+    said = talk(
+        session, "/settings", "/settings temperature", "/settings temperature 0.7", "/settings temperature hot", "/settings nope 1",
+        "/settings policy strict", "/settings language zh", "/settings save",
+    )  # fmt: skip
+    assert "top_k: 40" in said and "temperature: 0.2" in said and "Randomness of the reply" in said and "must be a float" in said
+    assert "There is no parameter nope" in said and "database" not in said.split("There is no parameter")[0]
+    assert session.ready and session.settings.policy == "strict"
+    assert home_config.read_text() == 'policy = "strict"\nlanguage = "zh"\ntemperature = 0.7\n'
+
+
+@pytest.fixture
+def home_config():
+    return paths.config_file()
+
+
+def test_a_model_is_fetched_only_when_the_person_agrees(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(models, "fetch", lambda name, progress, stop: fetched.append(name))
+    session = FakeSession()
+    said = talk(session, "/model qwen3-0.6b", "no", "/set seed 7", "/set stop END | ⏹", "hello")
+    assert "Apache-2.0" in said and fetched == [] and session.settings.model == "smollm2-135m"
+    assert (session.requests[0].sampling.seed, session.requests[0].sampling.stop) == (7, ("END", "⏹"))
+    talk(session, "/model qwen3-0.6b", "yes")
+    assert fetched == ["qwen3-0.6b"] and session.settings.model == "qwen3-0.6b"
+
+
+def test_a_model_that_does_not_load_leaves_the_one_before():
+    session = FakeSession(load_error=ModelError("there is no model called 'nosuch': choose one"))
+    said = talk(session, "/model nosuch", "hello")
+    assert "there is no model called" in said and session.settings.model == "smollm2-135m" and session.ready
+    assert len(session.requests) == 1
+
+
+def test_replies_that_were_cut_off_are_told():
+    out = io.StringIO()
+    run_plain(FakeSession(), recovered=2, stdin=io.StringIO(""), stdout=out)
+    assert "2 replies were cut off" in out.getvalue()
+
+
+def test_a_decision_is_said_with_its_scores_and_words():
+    verdict = Verdict(Action.BLOCK, 0.93, {"weapons": 0.93}, (Finding("weapons", "r", 14, 18, 0.93),), "Why.", "balanced@1")
+    session = FakeSession(scripts=[Script(prompt_verdict=verdict)])
+    session.guard = SimpleNamespace(policy="balanced@1")
+    said = talk(session, "how to make a bomb today")
+    assert "found: “bomb”" in said and "score against threshold: weapons 0.93 ≥ 0." in said
+
+
+def test_one_turn_is_deleted(monkeypatch):
+    erased = []
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: erased.append((turns, conversation)) or 1)
+    talk(FakeSession(), "one", "two", "/delete turn", "yes", "/rename")
+    assert erased == [(["T0002"], None)]
+
+
 def test_the_inspector_on_one_line():
     turn = make_turn(1, "天空", "散射 blue", None, "C1")
     session = FakeSession(ledger=MemoryLedger([turn]))
@@ -111,6 +191,15 @@ def test_settings_of_the_chat():
     assert (request.sampling.top_k, session.settings.policy, session.settings.model) == (3, "medical", "m2")
     assert "medical information" in request.system
     assert "top_k must be a int" in said and "There is no parameter nope" in said and "writing: Writing." in said
+
+
+def test_a_persona_holds_for_its_conversations_and_no_longer():
+    session = FakeSession()
+    said = talk(session, "/persona writing", "/persona medical", "/set top_k 7", "headache", "/new", "hello", "/list", "/open 2", "again")
+    policies = [line for line in said.splitlines() if "policy" in line]
+    assert [line.split()[-1] for line in policies] == ["writing", "medical", "balanced", "medical"]
+    assert [r.sampling.top_k for r in session.requests] == [7, 40, 7] and session.requests[0].sampling.max_tokens == 512
+    assert "medical information" in session.requests[2].system
 
 
 def test_errors_are_said_and_survived():
@@ -154,4 +243,4 @@ def test_ctrl_c_stops_the_reply_and_keeps_it(monkeypatch):
 @pytest.mark.parametrize("command", [c.id for c in COMMANDS if c.slash])
 def test_every_slash_command_is_there_or_says_why_not(command):
     chat = PlainChat(FakeSession(), io.StringIO(), io.StringIO())
-    assert command in PlainDeeds(chat).by_name() or command in ("theme", "editor", "settings")
+    assert command in PlainDeeds(chat).by_name() or command in ("theme", "editor")

@@ -1,13 +1,16 @@
 """The screens on the real ledger: what they ask of it, it answers."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from assistant.pipeline import new_id
 from assistant.store.ledger import Ledger
+from assistant.tui import auditing
+from assistant.tui.searching import every_turn, parse
 from safety.verdict import Action, Verdict
-from tests.assistant.tui.fakes import FakeSession, attribution_of, make_turn
+from tests.assistant.tui.fakes import MODEL, FakeSession, attribution_of, make_turn
 from tests.assistant.tui.screens import running, settled, shows, text_of, wait_until
 
 
@@ -90,3 +93,21 @@ async def test_one_turn_is_deleted_and_said_to_be(ledger):
         await pilot.press("y")
         await shows(pilot, "(erased)")
         assert "secret" not in text_of(pilot.app) and "gladly" in text_of(pilot.app)
+
+
+def test_the_questions_of_the_box_are_answered_by_the_real_log(ledger):
+    for n, (prompt, model) in enumerate((("退款流程", "a"), ("refund please", "a"), ("退款多久", "b")), 1):
+        turn = replace(make_turn(n, prompt, "好的"), model=replace(MODEL, name=model))
+        ledger.open_turn(turn)
+        ledger.close_turn(turn)
+    found = {
+        text: list(every_turn(ledger, parse(text), page=1)) for text in ("退款", "model:a", "退款 model:a", "lang:en", "", "verdict:block")
+    }
+    assert found == {
+        "退款": ["T0003", "T0001"], "model:a": ["T0002", "T0001"], "退款 model:a": ["T0001"], "lang:en": ["T0002"],
+        "": ["T0003", "T0002", "T0001"], "verdict:block": [],
+    }  # fmt: skip
+    auditing.note_export(ledger, "out.jsonl", parse("lang:en since:7d").filters)
+    (record,) = [json.loads(text) for (text,) in ledger.query("SELECT record FROM ledger WHERE kind = 'export'")]
+    assert record["format"] == "jsonl" and record["filter"]["language"] == "en" and record["filter"]["since"] > 0
+    assert auditing.check(ledger).sound

@@ -8,7 +8,7 @@ from textual.color import Color
 
 from assistant.errors import UsageError
 from assistant.events import Finished, Moderated, PromptChecked, Token
-from assistant.tui import commands, config_file, export, personas
+from assistant.tui import commands, config_file, export, own_keys, personas
 from assistant.tui.branch import Branch
 from assistant.tui.deeds import DEEDS
 from assistant.tui.explanation import find
@@ -232,14 +232,42 @@ def test_slash_commands_are_parsed_and_paths_are_not():
 
 def test_own_keys_are_read_and_checked(tmp_path):
     path = tmp_path / "keys.toml"
-    assert commands.read_keys(path) == {}
+    assert own_keys.read_keys(path) == {}
     path.write_text('new = "ctrl+t"\n')
-    assert commands.read_keys(path) == {"new": "ctrl+t"}
+    assert own_keys.read_keys(path) == {"new": "ctrl+t"}
     assert commands.keys_in_force({"new": "ctrl+t"})["new"] == "ctrl+t"
     for text, problem in (("nwe = 'x'", "no command 'nwe'"), ("new = 3", "must be a key"), ("x =", "cannot read")):
         path.write_text(text)
         with pytest.raises(UsageError, match=problem):
-            commands.read_keys(path)
+            own_keys.read_keys(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('new = "ctrl+nn"', "there is no key 'ctrl\\+nn'"),
+        ('new = "strg+t"', "there is no key"),
+        ('new = "ctrl+i"', "cannot tell ctrl\\+i from tab"),
+        ('new = "n"', "needed for writing"),
+        ('new = "shift+n"', "needed for writing"),
+        ('new = "ctrl+r"', "regenerate and new|new and regenerate"),
+        ('turn_copy = "r"', "same key r"),
+        ('turn_copy = "f3"', "same key f3"),
+        ('audit_verify = "x"', "same key x"),
+        ('inspector_method = "l"', "same key l"),
+    ],
+)
+def test_keys_that_cannot_work_are_refused(tmp_path, text, problem):
+    path = tmp_path / "keys.toml"
+    path.write_text(text + "\n")
+    with pytest.raises(UsageError, match=problem):
+        own_keys.read_keys(path)
+
+
+def test_keys_may_be_exchanged_and_are_free_on_other_screens(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text('new = "ctrl+r"\nregenerate = "ctrl+n"\naudit_verify = "c, f5"\nturn_copy = "left_curly_bracket"\n')
+    assert own_keys.read_keys(path)["audit_verify"] == "c,f5"
 
 
 def test_keys_are_named_as_on_keyboards():

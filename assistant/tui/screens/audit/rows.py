@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.widgets.tree import TreeNode
 
 from assistant.tui import trace
-from assistant.tui.format import FINISH_MARKS, MARKS, category, moment, shortened
+from assistant.tui.format import FINISH_MARKS, MARKS, category, moment
 from assistant.tui.sanitize import one_line
 from assistant.tui.text import say
 from safety.verdict import Action
@@ -16,8 +16,8 @@ from safety.verdict import Action
 _STYLES = {"allow": "green", "caution": "yellow", "redact": "cyan", "block": "red"}
 
 
-def cells(row: Any, room: int) -> dict[str, Text]:
-    """The cells by column name, the text cut to `room`."""
+def cells(row: Any) -> dict[str, Text]:
+    """The cells by column name; the text ends with … where its column does."""
     action = row.verdict or "allow"
     score = f" {row.score:.2f}" if hasattr(row, "score") else ""
     named = f" {category(row.category)}" if getattr(row, "category", "") and action != "allow" else ""
@@ -30,7 +30,7 @@ def cells(row: Any, room: int) -> dict[str, Text]:
         "verdict": Text(one_line(f"{mark} {say.get('action.' + action, action)}{named}{score}", 34), _STYLES.get(action, "")),
         "finish": Text(f"{FINISH_MARKS.get(finish, '·')} {say.get('finish.' + finish, finish)}" if finish else ""),
         "model": Text(one_line(getattr(row, "model", ""), 18)),
-        "text": Text(say("audit.erased") if erased else shortened(one_line(prompt, 200), room)),
+        "text": Text(say("audit.erased") if erased else one_line(prompt, 200), no_wrap=True, overflow="ellipsis"),
     }
 
 

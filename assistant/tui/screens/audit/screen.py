@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from textual import on
 from textual.binding import BindingType
 from textual.message import Message
+from textual.widgets import Input
 
-from assistant.errors import PellucidError
+from assistant.errors import PellucidError, UsageError
 from assistant.tui import auditing
+from assistant.tui.backend import SessionLike
 from assistant.tui.sanitize import one_line
+from assistant.tui.screen_keys import screen_bindings
 from assistant.tui.screens.audit.table import AuditTable
 from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
 from assistant.tui.text import say
 from assistant.tui.told import told
+from assistant.turn import Turn
+
+_TELL_EVERY = 200  # turns
 
 
 @dataclass
@@ -27,23 +34,25 @@ class Checked(Message):
     error: str = ""
 
 
+@dataclass
+class Exporting(Message):
+    """So many turns are in the file."""
+
+    count: int
+    total: int
+
+
 class AuditScreen(AuditTable):
     """Answers the (conversation, turn) to jump to, or None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        ("escape,f4", "leave", ""),
-        ("q", "leave", ""),
-        ("slash", "search", ""),
-        ("f", "filter(1)", ""),
-        ("F", "filter(-1)", ""),
-        ("v", "verify", ""),
-        ("x", "export", ""),
-        ("f3,i", "inspect", ""),
-        ("f1", "help", ""),
-        ("r", "redact", ""),
-        ("w", "review", ""),
-        ("tab", "other_pane", ""),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*screen_bindings("audit")]
+
+    def __init__(self, session: SessionLike, turn: str | None = None) -> None:
+        super().__init__(session, turn)
+        self._left = threading.Event()
+
+    def on_unmount(self) -> None:
+        self._left.set()
 
     def action_verify(self) -> None:
         """Check every hash of the log, in the background."""
@@ -95,6 +104,8 @@ class AuditScreen(AuditTable):
             chosen = next((one for one in labels if one == label), None)
             if chosen and await self.attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen), quiet=True) is not None:
                 self.tell(say("audit.reviewed"))
+                if self._filter == "queue":  # what is judged is done: the next one comes up
+                    self._fill()
 
         rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
         self.app.push_screen(ChoiceDialog(say("audit.review_title"), rows), judge)
@@ -113,17 +124,34 @@ class AuditScreen(AuditTable):
         self.app.push_screen(ConfirmDialog(say("audit.redact_title"), say("audit.redact_text"), say("delete.confirm")), confirmed)
 
     def action_export(self) -> None:
-        """Write the turns of the list to a file."""
+        """Write every turn that the box and the filter let through to a file."""
         from assistant.tui import export
+        from assistant.tui.searching import every_turn
 
-        ids = [row.turn for row in self._rows]
+        ledger = self._session.ledger
 
         async def write(name: str | None) -> None:
             if not name:
                 return
-            ledger = self._session.ledger
-            path = await self.attempt(lambda: export.write_turns([ledger.turn(id) for id in reversed(ids)], name), quiet=True)
+            question = self._asked(self.query_one("#audit-search", Input).value)
+
+            def turns() -> Iterator[Turn]:
+                ids = list(every_turn(ledger, question))
+                auditing.note_export(ledger, name, question.filters)
+                for count, id in enumerate(reversed(ids)):
+                    if self._left.is_set():
+                        raise UsageError(say("audit.export_stopped"))
+                    if count % _TELL_EVERY == 0:
+                        self.post_message(Exporting(count, len(ids)))
+                    yield ledger.turn(id)
+                self.post_message(Exporting(len(ids), len(ids)))
+
+            path = await self.attempt(lambda: export.write_turns(turns(), name), quiet=True)
             if path is not None:
                 self.tell(say("export.done", path=path))
 
         self.app.push_screen(InputDialog(say("audit.export_title"), "pellucid-audit.jsonl", say("audit.export_text")), write)
+
+    @on(Exporting)
+    def _exporting(self, event: Exporting) -> None:
+        self._say_state(say("audit.exporting", count=event.count, total=event.total), "$text-accent")

@@ -6,6 +6,7 @@ The table grows page by page as the cursor goes down; no page is ever counted or
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from rich.text import Text
@@ -13,20 +14,30 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static, TabbedContent, TabPane, Tree
 
+from assistant.errors import PellucidError
 from assistant.tui import trace
 from assistant.tui.backend import SessionLike
+from assistant.tui.commands import key_name
+from assistant.tui.sanitize import one_line
+from assistant.tui.screen_keys import of_screen
 from assistant.tui.screens.audit.rows import cells, grow
 from assistant.tui.screens.telling import TellingScreen
+from assistant.tui.searching import Question, parse, read_page, usual_filters
 from assistant.tui.text import say
+from assistant.tui.told import told
 from assistant.tui.widgets.key_bar import KeyBar
 from assistant.tui.widgets.safe_input import SafeInput
+from assistant.tui.widgets.turn_table import TurnTable
 from assistant.turn import Turn
 from explain.attribution import Attribution
 
 PAGE = 50
+_ROOM_FOR_MODEL = 90  # cells
 _COLUMNS = ("time", "verdict", "text", "finish", "model")
+_TABS = ("tab-trace", "tab-text", "tab-json")
 FILTERS = ("all", "flagged", "block", "caution", "redact", "queue")
 
 
@@ -41,16 +52,16 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
         self._first_turn = turn
         self._filter = FILTERS[0]
         self._rows: list[Any] = []
+        self._columns: tuple[str, ...] = ()
         self._complete = False
         self._turn: Turn | None = None
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="audit-bar"):
-            yield SafeInput(placeholder=say("audit.search"), id="audit-search", compact=True)
+            yield SafeInput(placeholder=say("audit.search"), id="audit-search", compact=True, select_on_focus=False)
             yield Static("", id="audit-state", markup=False)
         with Vertical(id="audit-panes"):
-            table: DataTable[Text] = DataTable(id="turns", cursor_type="row", zebra_stripes=False, cell_padding=1)
-            yield table
+            yield TurnTable(id="turns")
             with TabbedContent(id="detail"):
                 with TabPane(Content(say("audit.tab_trace")), id="tab-trace"):
                     yield Tree("", id="trace")
@@ -61,14 +72,11 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
         yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
-        names = {"Enter": "jump", "Esc": "back", "/": "search", "f": "filter", "v": "verify", "w": "review", "r": "redact"}
-        names["x"] = "export"
-        self.query_one(KeyBar).show([(key, say(f"audit.keys_{name}")) for key, name in names.items()])
+        own = getattr(self.app, "own_keys", {})
+        self.query_one(KeyBar).show([(key_name(keys), key.words) for key, keys in of_screen("audit", own) if key.shown])
         self._say_state(say("audit.unverified"))
-        table = self.query_one(DataTable)
-        self._columns = tuple(name for name in _COLUMNS if name != "model" or self.app.size.width >= 90)
-        for name in self._columns:
-            table.add_column(Text(say(f"audit.column_{name}")), key=name)
+        self.on_resize()
+        table = self.query_one(TurnTable)
         table.focus()
         self.query_one(Tree).show_root = True
         self._fill()
@@ -79,30 +87,26 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
 
     @work(exclusive=True, group="rows")
     async def _fill(self, more: bool = False) -> None:
-        ledger, query = self._session.ledger, self.query_one("#audit-search", Input).value.strip()
+        text = self.query_one("#audit-search", Input).value
         before = self._rows[-1].seq if more and self._rows else None
-        if query and not more:
+        if text and not more:
             await asyncio.sleep(0.15)  # a search is begun when the typing pauses
-        if query:
-            rows = await self.attempt(lambda: list(ledger.search(query, limit=PAGE, before=before)), quiet=True)
-        else:
-            verdict = None if self._filter == "all" else "flagged" if self._filter == "queue" else self._filter
-            reviewed = False if self._filter == "queue" else None
-            rows = await self.attempt(
-                lambda: list(ledger.list_turns(before=before, limit=PAGE, verdict=verdict, reviewed=reviewed)), quiet=True
-            )
-        rows = rows or []
+        problem, rows = "", []  # type: str, list[Any]
+        try:
+            question = self._asked(text)
+            rows = await asyncio.to_thread(read_page, self._session.ledger, question, PAGE, before)
+        except PellucidError as error:  # told where one types: a message in passing would come with every key
+            problem = told(error)
         if not self.query(DataTable):  # read too late: the screen has been left
             return
         table = self.query_one(DataTable)
+        table.border_subtitle = Content.styled(one_line(problem, 100), "$text-warning")
         if not more:
             table.clear()
             self._rows = []
         self._complete = len(rows) < PAGE
         self._rows += rows
-        for row in rows:
-            shown = cells(row, max(16, table.size.width - 64))
-            table.add_row(*(shown[name] for name in self._columns))
+        self._add_rows(rows)
         self._say_count()
         if not more:
             if rows and self._first_turn is None:
@@ -110,6 +114,29 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
             elif not rows and self._first_turn is None:
                 self._show_nothing()
             self._first_turn = None
+
+    def _asked(self, text: str) -> Question:
+        """What the box and the filter ask for together; what is typed wins. Raises UsageError."""
+        typed = parse(text)
+        return replace(typed, filters={**usual_filters(self._filter), **typed.filters})
+
+    def on_resize(self) -> None:
+        names = tuple(name for name in _COLUMNS if name != "model" or self.size.width >= _ROOM_FOR_MODEL)
+        if names == self._columns:
+            return
+        self._columns = names
+        table = self.query_one(TurnTable)
+        at = table.cursor_row
+        table.set_columns({name: say(f"audit.column_{name}") for name in names})
+        self._add_rows(self._rows)
+        table.move_cursor(row=at)
+
+    def _add_rows(self, rows: list[Any]) -> None:
+        table = self.query_one(TurnTable)
+        for row in rows:
+            shown = cells(row)
+            table.add_row(*(shown[name] for name in self._columns))
+        table.call_after_refresh(table.fit)
 
     @on(DataTable.RowHighlighted)
     def _highlighted(self, event: DataTable.RowHighlighted) -> None:
@@ -172,7 +199,7 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
 
     def action_search(self) -> None:
         """Type words to search for."""
-        self.query_one("#audit-search").focus()
+        self.set_focus(self.query_one("#audit-search"))  # at once: what is typed next belongs there
 
     def action_filter(self, step: int) -> None:
         """Show only turns with the next verdict."""
@@ -181,7 +208,29 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
 
     def action_other_pane(self) -> None:
         """Between table and detail."""
-        self.query_one(Tree).focus() if self.query_one(DataTable).has_focus else self.query_one(DataTable).focus()
+        if self.query_one(DataTable).has_focus:
+            self._shown_detail().focus()
+        else:
+            self.query_one(DataTable).focus()
+
+    def action_view(self) -> None:
+        """Trace, texts, JSON, in turn."""
+        tabs = self.query_one("#detail", TabbedContent)
+        inside = self._shown_detail().has_focus
+        tabs.active = _TABS[(_TABS.index(tabs.active) + 1) % len(_TABS)]
+        if inside:
+            self._shown_detail().focus()
+
+    def _shown_detail(self) -> Widget:
+        """What is scrolled in the tab that is shown."""
+        active = self.query_one("#detail", TabbedContent).active
+        return self.query_one(Tree) if active == _TABS[0] else self.query_one(f"#{active} VerticalScroll")
+
+    def action_jump(self) -> None:
+        """Go to the turn under the cursor in the chat."""
+        row = self.query_one(DataTable).cursor_row
+        if 0 <= row < len(self._rows):
+            self.dismiss((self._rows[row].conversation, self._rows[row].turn))
 
     def action_leave(self) -> None:
         """Leave the search box, empty it, and at last the screen."""

@@ -16,6 +16,7 @@ from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState
 from assistant.tui.drafts import Drafts
 from assistant.tui.generation import Generation
+from assistant.tui.personas import Persona
 from assistant.tui.sanitize import sanitize
 from assistant.tui.screens.telling import TellingScreen
 from assistant.tui.text import say
@@ -46,6 +47,8 @@ class ChatBase(TellingScreen[None]):
         super().__init__()
         self.session = session
         self.state = ChatState.fresh(session.settings)
+        self.own_policy = session.settings.policy
+        """What the person chose; a persona may bring another for its conversations."""
         self.branch = Branch()
         self.generation: Generation | None = None
         self.load_error: Exception | None = None
@@ -93,6 +96,14 @@ class ChatBase(TellingScreen[None]):
         queued = len(self.state.queue)
         self.prompt.border_subtitle = say("prompt.queued", count=queued) if queued else ""
         self.prompt.border_title = say("prompt.editing") if self.state.editing else ""
+
+    def load_model(self) -> None:
+        """Load behind the screen what is missing of model and guard."""
+        raise NotImplementedError
+
+    def take_policy(self, persona: Persona | None) -> None:
+        """Check by the policy of `persona`, or again by the person's own."""
+        raise NotImplementedError
 
     def show_list(self, visible: bool) -> None:
         """Show or hide the conversations, whatever the width says."""

@@ -6,7 +6,9 @@ import asyncio
 
 from textual import on, work
 
+from assistant.tui import personas
 from assistant.tui.branch import Branch
+from assistant.tui.personas import Persona
 from assistant.tui.screens.chat.drafting import Drafting
 from assistant.tui.stages import Stages
 from assistant.tui.text import say
@@ -23,13 +25,18 @@ class Conversing(Drafting):
         if self.generation is not None and conversation != self.branch.conversation:
             self.tell(say("chat.busy"), "warning")
             return
-        branch = await self.attempt(lambda: self._read_branch(conversation, turn))
-        if branch is None or not self.transcript.is_attached:  # the latter: read too late, the program is being left
+        found = await self.attempt(lambda: self._read_branch(conversation, turn))
+        if found is None or not self.transcript.is_attached:  # the latter: read too late, the program is being left
             return
-        if branch.conversation != self.branch.conversation:
+        branch, persona = found
+        same = branch.conversation == self.branch.conversation
+        if not same:
             self.leave_conversation()
         self.branch = branch
-        self.state.continue_from(branch, self.session.settings)
+        self.state.continue_from(branch, self.session.settings, same=same)
+        if not same:
+            self.state.recall(persona, say.language)
+            self.take_policy(persona)
         await self.transcript.show(branch, turn)
         self.strip.show(Stages.of(branch.tip) if branch.tip else Stages())
         self.prompt.remember([t.prompt for t in branch.path])
@@ -38,12 +45,13 @@ class Conversing(Drafting):
         self.sidebar.mark(branch.conversation)
         self.take_up_draft()
 
-    def _read_branch(self, conversation: str, turn: str | None) -> Branch:
+    def _read_branch(self, conversation: str, turn: str | None) -> tuple[Branch, Persona | None]:
+        """The branch, and the persona that answered last in it."""
         ledger = self.session.ledger
         branch = Branch.through(ledger.turns(conversation), turn)
         for index in range(max(0, len(branch.path) - WINDOW), len(branch.path)):
             branch.path[index] = ledger.turn(branch.path[index].id)  # with its tokens, for the footer
-        return branch
+        return branch, personas.of_system(branch.tip.system) if branch.tip else None
 
     @on(Sidebar.Wanted)
     def _wanted(self, event: Sidebar.Wanted) -> None:

@@ -17,8 +17,10 @@ from textual.widgets import Input, TextArea
 from assistant.errors import PellucidError, UsageError
 from assistant.settings import Settings, convert
 from assistant.tui import attachments, commands, deeds
+from assistant.tui.chat_state import OF_THE_ENGINE
 from assistant.tui.loading import Loaded, LoadFailed, LoadProgress, load_in_background
 from assistant.tui.memory import give_back
+from assistant.tui.personas import Persona
 from assistant.tui.screens.chat.writing import Writing
 from assistant.tui.text import say
 from assistant.tui.told import told
@@ -30,9 +32,6 @@ from assistant.tui.widgets.strip import Strip
 from assistant.tui.widgets.transcript import Transcript
 from assistant.tui.widgets.turn_view import TurnView
 
-_OF_THE_ENGINE = (
-    "model", "device", "dtype", "threads", "context", "engine", "base_url", "server_timeout", "server_retries",
-)  # fmt: skip
 _REFRESH = 0.15  # seconds: seven updates a second look smooth and leave the processor to the model
 
 
@@ -164,6 +163,14 @@ class ChatScreen(Writing):
         """Change one setting of the running program. Raises UsageError when the value cannot be."""
         self.take_settings(replace(self.session.settings, **{name: convert(name, value, f"/{name}")}))
 
+    def take_policy(self, persona: Persona | None) -> None:
+        """Check by the policy of `persona`, or again by the person's own; a reply in the making is checked to its end as it began."""
+        own = self.own_policy
+        wanted = persona.policy if persona else own
+        if wanted != self.session.settings.policy:
+            self.change_setting("policy", wanted)
+        self.own_policy = own
+
     def take_settings(self, settings: Settings | None) -> None:
         """Go on under other settings: what they change is changed now, what must be loaded again is loaded again."""
         before = self.session.settings
@@ -176,8 +183,10 @@ class ChatScreen(Writing):
             self.state.system = settings.system
         self.app.post_message(SettingsChanged(settings))
         if settings.policy != before.policy:
+            self.own_policy = settings.policy
+        if (settings.policy, settings.guard) != (before.policy, before.guard):
             self.session.guard = None
-        if any(getattr(settings, name) != getattr(before, name) for name in _OF_THE_ENGINE):
+        if any(getattr(settings, name) != getattr(before, name) for name in OF_THE_ENGINE):
             self.session.engine = None
         if not self.session.ready and self.generation is None:
             self.load_model()

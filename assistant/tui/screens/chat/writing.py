@@ -132,4 +132,6 @@ class Writing(Conversing):
         self._show_keys()
         self.sidebar.current = self.branch.conversation
         self.sidebar.refresh_rows()
+        if not self.session.ready and self.load_error is None:  # settings were changed while it was written
+            self.load_model()
         await self._pump()

@@ -16,6 +16,7 @@ from textual.content import Content
 
 from assistant.errors import PellucidError
 from assistant.tui import inspection
+from assistant.tui.commands import key_name
 from assistant.tui.explanation import (
     METHODS,
     Ablated,
@@ -27,6 +28,7 @@ from assistant.tui.explanation import (
 )
 from assistant.tui.format import bar
 from assistant.tui.sanitize import one_line
+from assistant.tui.screen_keys import BOTH_WAYS, of_screen, screen_bindings
 from assistant.tui.screens.inspector.view import InspectorView
 from assistant.tui.text import say
 from assistant.tui.tokens import LEVELS, units
@@ -38,32 +40,16 @@ from assistant.tui.widgets.token_view import TokenView
 class InspectorScreen(InspectorView):
     """Explains one logged turn; answers the method of the last explanation shown."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        ("escape,f3,q", "leave", ""),
-        ("left", "pick(-1)", ""),
-        ("right", "pick(1)", ""),
-        ("up", "scroll_heat(-1)", ""),
-        ("down", "scroll_heat(1)", ""),
-        ("home", "pick_first", ""),
-        ("end", "pick_last", ""),
-        ("w", "whole", ""),
-        ("m", "method", ""),
-        ("l", "level", ""),
-        ("enter", "compute", ""),
-        ("y", "rather", ""),
-        ("comma,shift+left", "pick_input(-1)", ""),
-        ("full_stop,shift+right", "pick_input(1)", ""),
-        ("n", "ablate", ""),
-        ("f4", "audit", ""),
-        ("f1", "help", ""),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*screen_bindings("inspector")]
 
     def on_mount(self) -> None:
         for id, key in (("reply", "reply"), ("heat", "heat"), ("words", "words"), ("candidates", "candidates")):
             self.query_one(f"#{id}-box").border_title = Content(say(f"inspector.{key}"))
-        keys = {"← →": "pick", "Esc": "back", "Enter": "compute", "y": "rather", ", .": "input", "n": "ablate"}
-        keys |= {"w": "whole", "m": "method", "l": "level", "F4": "audit"}
-        self.query_one("#keys", KeyBar).show([(key, say(f"inspector.keys_{name}")) for key, name in keys.items()])
+        own = getattr(self.app, "own_keys", {})
+        names = {key.id: key_name(keys) for key, keys in of_screen("inspector", own)}
+        both = {id: f"{names[back]} {names[id]}" for id, back in BOTH_WAYS.items()}
+        shown = [(both.get(key.id, names[key.id]), key.words) for key, _ in of_screen("inspector", own) if key.shown]
+        self.query_one("#keys", KeyBar).show(shown)
         self._say(say("inspector.loading"))
         self._read()
 
