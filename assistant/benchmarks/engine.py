@@ -13,6 +13,7 @@ from typing import Any
 from assistant.benchmarks.measure import busy_core, interleaved, machine, peak_megabytes
 from assistant.errors import UsageError
 from assistant.lm.engine import Engine
+from assistant.lm.kernels import Kernels, measure
 from assistant.settings import Settings
 from assistant.turn import Sampling
 
@@ -51,6 +52,7 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
     return {
         "machine": machine(),
         "model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device,
+        "kernels": {"chosen": str(engine.kernels), "microseconds_per_million_weights": microseconds(engine.kernels)},
         "prefill_tokens_per_second": mine["prefill_tokens_per_second"]["median"],
         "decode_tokens_per_second": mine["decode_tokens_per_second"]["median"],
         "time_to_first_token_seconds": mine["time_to_first_token_seconds"]["median"],
@@ -66,6 +68,11 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
         },
         **beside,
     }  # fmt: skip
+
+
+def microseconds(kernels: Kernels) -> dict[str, float]:
+    """What the start measured, or would have measured: one token, or a prompt of 128, through a million weights."""
+    return {name: 1e6 * seconds for name, seconds in (kernels.seconds or measure()).items()}
 
 
 def ours(engine: Engine, ids: Sequence[int]) -> dict[str, float]:

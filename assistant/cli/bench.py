@@ -32,7 +32,7 @@ rounds_option = click.option("--rounds", type=click.IntRange(1, 100), default=3,
 
 @bench.command()
 @click.option("--peer", "peers", multiple=True, help="llama.cpp or transformers, when installed; measured in turn with ours.")
-@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4.")
+@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4, int4+bfloat16.")
 @click.option("--busy-core", "busy", is_flag=True, help="Once more while another program has one core.")
 @rounds_option
 @model_option

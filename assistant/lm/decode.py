@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assistant.lm.head import head_product
+from assistant.lm.kernels import Kernels, onednn_has_bfloat16, without_onednn
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.packed_linear import Int8Linear, is_int8, packed_view
 from assistant.lm.quantize import Int4
@@ -211,9 +212,18 @@ def suits(config: Config) -> bool:
     return config.gated and not (config.layer_norm or config.learned_positions or config.attention_softcap)
 
 
-def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> "Decoder | DenseDecoder":
-    """The fastest decoder there is for this model."""
-    return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, packed, cache)
+def decoder(
+    model: Transformer, packed: list[PackedBlock] | None, cache: KVCache, kernels: Kernels | None = None
+) -> "Decoder | DenseDecoder":
+    """The fastest decoder there is for this model; `kernels`: what this processor was measured to need."""
+    if not suits(model.config):
+        return DenseDecoder(model, packed, cache)
+    made = Decoder(model, packed, cache)
+    halves = any(m.weight.dtype == torch.bfloat16 for layer in made.step.layers for m in (layer.qkv, layer.down))
+    if halves and cache.device.type == "cpu" and kernels is not None and kernels.native and onednn_has_bfloat16():
+        run = made.run
+        made.run = lambda h, turn, local, stores, at: without_onednn(lambda: run(h, turn, local, stores, at))
+    return made
 
 
 class Decoder:

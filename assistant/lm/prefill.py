@@ -1,7 +1,7 @@
 """Reading a prompt: the arithmetic of `transformer.py` for a batch of one without gradients, laid out for the processor's matrix kernels.
 
 The residual stream is kept feature-major, h (D, L). Then the two largest products of a block are W · x with the big matrix on the left,
-which the CPU libraries multiply some 15 % faster at the length of a prompt than x · Wᵀ (measured on AVX2; `pellucid bench engine`), the
+which most CPU libraries multiply some 15 % faster at the length of a prompt than x · Wᵀ (`kernels.py` measures whether these do), the
 residual sums happen inside the products, and everything between them is done in place.
 """
 
@@ -18,8 +18,9 @@ from assistant.lm.transformer import Block, Transformer, rms_norm
 
 
 def suits(model: Transformer) -> bool:
-    """Whether `read` is the faster way: dense float32 on the CPU, in the Llama shape."""
-    return model.config.plain and model.norm.device.type == "cpu" and model.embedding.weight.dtype is torch.float32
+    """Whether `read` is written for it: dense float32 on the CPU, in the Llama shape."""
+    here = model.config.plain and model.norm.device.type == "cpu"
+    return here and cast(Block, model.blocks[0]).qkv.weight.dtype is model.embedding.weight.dtype is torch.float32
 
 
 @torch.inference_mode()
