@@ -20,6 +20,7 @@ from assistant.lm.head import head_product
 from assistant.lm.kernels import Kernels, onednn_has_bfloat16, without_onednn
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.packed_linear import Int8Linear, is_int8, packed_view
+from assistant.lm.parallel import Share
 from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
 from assistant.lm.weights import PackedBlock
@@ -187,7 +188,7 @@ def accelerated(step: Step) -> Run:
 
 
 class DenseDecoder:
-    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2)."""
+    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2), and several processes."""
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
@@ -216,7 +217,7 @@ def decoder(
     model: Transformer, packed: list[PackedBlock] | None, cache: KVCache, kernels: Kernels | None = None
 ) -> "Decoder | DenseDecoder":
     """The fastest decoder there is for this model; `kernels`: what this processor was measured to need."""
-    if not suits(model.config):
+    if not suits(model.config) or isinstance(model.blocks[0].qkv, Share):
         return DenseDecoder(model, packed, cache)
     made = Decoder(model, packed, cache)
     halves = any(m.weight.dtype == torch.bfloat16 for layer in made.step.layers for m in (layer.qkv, layer.down))

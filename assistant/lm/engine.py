@@ -6,14 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from assistant.lm import threads  # before torch
 
 import torch  # isort: skip
-from torch import Tensor
+from torch import Tensor, nn
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import batch, kernels, lora, memory, prefill, weights
+from assistant.lm import batch, kernels, lora, memory, parallel, prefill, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
@@ -22,7 +23,7 @@ from assistant.lm.kv_cache import KVCache
 from assistant.lm.pace import Pace
 from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
-from assistant.lm.transformer import Transformer
+from assistant.lm.transformer import Block, Transformer
 from assistant.turn import Message, ModelInfo, Sampling
 
 Progress = Callable[[str, float | None], None]
@@ -97,7 +98,7 @@ class Engine:
         Raises ModelError when it is missing, damaged, not understood, does not fit into memory, or is not what an adapter was trained on.
         """
         began = time.perf_counter()
-        torch.set_num_threads(thread_count or threads.available_cores())
+        torch.set_num_threads(thread_count or max(threads.available_cores() // parallel.neighbours(), 1))
         name = name or (path.resolve().name if path.is_dir() else path.stem)
         progress(f"reading {name}", 0.0)
         source = open_source(path)
@@ -106,22 +107,36 @@ class Engine:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
         if any(not 0 <= i < config.vocab_size for i in source.begin()):
             raise ModelError(f"{path.name}: its begin token is none of its {config.vocab_size} tokens: fetch the model again")
-        target, sha256 = pick_device(device), source.sha256()
+        target, sha256 = parallel.own(pick_device(device)), source.sha256()
+        shared = parallel.group.size
         identity = lora.identity(sha256, adapters)
-        suiting = kernels.choose(packed_folder if target.type == "cpu" else None, weights=source.weights())
-        kind = pick_dtype(dtype, target, weights.packable(source, config), suiting.dtype)
+        here = packed_folder if target.type == "cpu" and shared == 1 else None
+        suiting = kernels.choose(here, weights=source.weights(), processes=shared)
+        kind = pick_dtype(dtype, target, shared == 1 and weights.packable(source, config), suiting.dtype)
         if adapters and kind in PACKED:
             kind = "int8"
+        if shared > 1 and kind == "int8":
+            raise UsageError("several processes share a model as float32, bfloat16 or float16: use --dtype auto")
         if target.type == "cpu":
-            memory.check(name, source.weights(), kind)
+            memory.check(name, source.weights() * parallel.neighbours() // shared, kind)
+
+        def change(number: int, block: nn.Module) -> None:
+            for adapter in adapters:
+                lora.merge_block(block, number, adapter)
+            if shared > 1:
+                parallel.cut(cast(Block, block), target)
+
         try:
             model, packed = weights.load(
                 source, config, DENSE[kind], target, pack=kind in PACKED, int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
-                change=lambda number, block: [lora.merge_block(block, number, adapter) for adapter in adapters],
+                change=change,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise memory.too_large(name, kind) from error
+        if shared > 1:
+            model.config = parallel.local(config, shared)
+            parallel.lead(model)
         return cls(
             model,
             packed,

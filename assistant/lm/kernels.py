@@ -5,7 +5,7 @@ both: one with bfloat16 instructions reads prompts two to three times faster in 
 slower, and where the int4 kernel was compiled without vector code plain bfloat16 writes faster. So nothing is assumed.
 
 What a choice may change is kept apart. Another *precision* changes what is computed: it is a dtype of its own (`int4+bfloat16`: tokens on
-int4, prompts and biases in bfloat16), logged with every turn and loaded again by a replay, whatever the processor of the replay prefers. Another
+int4, prompts and biases in bfloat16), logged with every turn and loaded again by a replay, whatever its own processor would prefer. Another
 *kernel* of the same precision only adds in another order: a replay allows for that, and the `session` record of the log names it.
 """
 
@@ -56,6 +56,8 @@ class Kernels:
     seconds: Mapping[str, float]
     """For a million weights: one token (`token …`) or a prompt of 128 (`prompt …`)."""
     forced: frozenset[str] = frozenset()
+    processes: int = 1
+    """How many share the model (`parallel.py`)."""
 
     @property
     def dtype(self) -> str:
@@ -85,7 +87,8 @@ class Kernels:
     def __str__(self) -> str:
         """As the log names them."""
         capability = torch.backends.cpu.get_cpu_capability()
-        return f"{capability} {'columns' if self.columns else 'rows'} {'native' if self.native else 'onednn'}"
+        named = f"{capability} {'columns' if self.columns else 'rows'} {'native' if self.native else 'onednn'}"
+        return named if self.processes == 1 else f"{named} in {self.processes} processes"
 
 
 USUAL = Kernels({})
@@ -94,7 +97,7 @@ current = USUAL
 """Those of the engine that was loaded last, for the log."""
 
 
-def choose(folder: Path | None, *, weights: int) -> Kernels:
+def choose(folder: Path | None, *, weights: int, processes: int = 1) -> Kernels:
     """The kernels for a model of so many weights: from `folder`, else measured and kept there; without a folder the usual ones.
 
     Raises UsageError when PELLUCID_KERNELS names something else than kernels.
@@ -105,7 +108,7 @@ def choose(folder: Path | None, *, weights: int) -> Kernels:
         raise UsageError(f"{VARIABLE} knows default, measure, {', '.join(NAMES)}: not {min(unknown)}")
     forced = frozenset(asked & {*NAMES})
     if folder is None or "default" in asked or weights < WORTH:
-        current = Kernels({}, forced)
+        current = Kernels({}, forced, processes)
         return current
     key = f"1 {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
     file = folder / f"kernels-{zlib.crc32(key.encode()):08x}.json"
@@ -113,7 +116,7 @@ def choose(folder: Path | None, *, weights: int) -> Kernels:
     if seconds is None:
         seconds = measure()
         _write(file, key, seconds)
-    current = Kernels(seconds, forced)
+    current = Kernels(seconds, forced, processes)
     return current
 
 

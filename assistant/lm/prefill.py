@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.transformer import Block, Transformer, rms_norm
@@ -19,8 +19,9 @@ from assistant.lm.transformer import Block, Transformer, rms_norm
 
 def suits(model: Transformer) -> bool:
     """Whether `read` is written for it: dense float32 on the CPU, in the Llama shape."""
-    here = model.config.plain and model.norm.device.type == "cpu"
-    return here and cast(Block, model.blocks[0]).qkv.weight.dtype is model.embedding.weight.dtype is torch.float32
+    qkv = cast(Block, model.blocks[0]).qkv
+    here = model.config.plain and model.norm.device.type == "cpu" and type(qkv) is nn.Linear
+    return here and qkv.weight.dtype is model.embedding.weight.dtype is torch.float32
 
 
 @torch.inference_mode()
