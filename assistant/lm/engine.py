@@ -14,7 +14,7 @@ import torch  # isort: skip
 from torch import Tensor, nn
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import batch, kernels, lora, memory, parallel, prefill, weights
+from assistant.lm import batch, kernels, lora, memory, parallel, prefill, speculate, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
@@ -67,7 +67,12 @@ class Engine:
         self.cache = KVCache(model.config, self.context_length, self.device)
         self.kernels = suiting
         self._decoder = decoder(model, packed, self.cache, suiting)
-        self._pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self.speculator = speculate.speculator(self._decoder)
+        """Reads several tokens at once where the text repeats itself; None: one by one."""
+        self._pace = Pace(
+            torch.get_num_threads() if self.device.type == "cpu" else 1,
+            comparable=lambda: self.speculator is None or self.speculator.plain,
+        )
         self._begin = tuple(begin)
         self._watts = watts_per_core
         self._fresh = True
@@ -223,7 +228,7 @@ class Engine:
             ids,
             sampling,
             prefill=self.prefill,
-            decode=self._decoder,
+            decode=self.speculator or self._decoder,
             tokenizer=self.tokenizer,
             eos=eos,
             room=self.context_length - len(ids),
