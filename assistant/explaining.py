@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float | None], None]
 
-TOLERANCE = {"float32": (0.002, 0.02), "int4": (0.15, 1.5), "bfloat16": (0.1, 1.0), "float16": (0.05, 0.5)}
+TOLERANCE = {
+    "float32": (0.002, 0.02), "int4": (0.15, 1.5), "int4+bfloat16": (0.15, 1.5), "bfloat16": (0.1, 1.0), "float16": (0.05, 0.5),
+}  # fmt: skip
 """Per dtype: how far the explainer's log-probabilities (dense weights) may lie from the logged ones, on average and at most, in nats."""
 BATCHED = 0.4
 """What one of many passes costs, against the first alone."""

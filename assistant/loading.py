@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assistant import paths
 from assistant.errors import ModelError, SafetyUnavailable, UsageError
@@ -18,7 +20,9 @@ from safety.resources import data_path
 if TYPE_CHECKING:
     from assistant import engines
     from assistant.lm.engine import Engine
+    from assistant.lm.kv_cache import KVCache
     from assistant.lm.lora import Adapter
+    from assistant.lm.transformer import Transformer
     from safety.guard import Guard
 
 Progress = Callable[[str, float | None], None]
@@ -63,7 +67,10 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
     if settings.engine != "local":
         raise ModelError("a served model shows nothing of its inside: use --engine local for this")
     path, entry, name, adapters = _parts(settings.model, progress)
+    from assistant.lm import parallel
     from assistant.lm.engine import Engine, pick_device
+
+    parallel.announce(asdict(settings))
 
     dtype = settings.dtype
     if entry and entry.dtype and dtype == "auto" and pick_device(settings.device).type == "cpu":
@@ -84,6 +91,25 @@ def load_engine(settings: Settings, progress: Progress) -> Engine:
     )
     attach_probe(engine, progress)
     return engine
+
+
+@contextlib.contextmanager
+def together() -> Iterator[bool]:
+    """Around a command that `torchrun` may have started several times, to share one model: True in the process that is to run it. The
+    others load the same model and compute their part until the first one ends.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from assistant.lm import threads as threads  # before torch
+    from assistant.lm import parallel  # isort: skip
+
+    def follower(settings: dict[str, Any]) -> tuple[Transformer, KVCache]:
+        engine = load_engine(Settings(**settings), lambda what, fraction: None)
+        return engine.model, engine.cache
+
+    with parallel.together(follower) as first:
+        yield first
 
 
 def attach_probe(engine: Engine, progress: Progress) -> None:

@@ -26,7 +26,7 @@ class Settings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps. `auto` takes CUDA, then MPS, then the CPU."""
     dtype: str = "auto"
-    """auto, float32, bfloat16, float16, int8, int4: the numbers the model computes with."""
+    """auto, float32, bfloat16, float16, int8, int4, int4+bfloat16: the numbers the model computes with."""
     chat_format: str = ""
     """How messages are laid out for a model of your own whose chat template is unknown: chatml, llama3, gemma; empty: by the template."""
     threads: int = 0
@@ -72,8 +72,8 @@ class Settings:
         self.sampling()  # refuses impossible values
         if self.language not in ("auto", "zh", "en"):
             raise UsageError(f"language must be auto, zh or en, not {self.language!r}")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16", "int8", "int4"):
-            raise UsageError(f"dtype must be auto, float32, bfloat16, float16, int8 or int4, not {self.dtype!r}")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16", "int8", "int4", "int4+bfloat16"):
+            raise UsageError(f"dtype must be auto, float32, bfloat16, float16, int8, int4 or int4+bfloat16, not {self.dtype!r}")
         if self.guard not in ("full", "ngrams", "off"):
             raise UsageError(f"guard must be full or ngrams, not {self.guard!r}")
         if self.engine not in ("local", "openai"):

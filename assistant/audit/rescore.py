@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator, Sequence
 
 from assistant.audit.replay import Rescored, Step
-from assistant.lm.engine import Engine  # before torch: it sets how threads wait
+from assistant.lm.engine import PACKED, Engine  # before torch: it sets how threads wait
 
 import torch  # isort: skip
 from torch import Tensor
@@ -46,7 +46,7 @@ class EngineReplay:
         """The reply scored again. Packed weights are always scored step by step: their arithmetic is that of decoding."""
         reply = [token.id for token in turn.tokens]
         tight = turn.model.dtype == self.info.dtype == "float32"
-        stepwise = exact or turn.model.dtype == self.info.dtype == "int4"
+        stepwise = exact or (turn.model.dtype == self.info.dtype and self.info.dtype in PACKED)
         if stepwise:
             rows, relived = self._decoded(turn, reply, before)
             tight = tight or (turn.model.dtype == self.info.dtype and relived)
@@ -108,7 +108,7 @@ class EngineReplay:
     def _environment(self, stepwise: bool) -> dict[str, str]:
         return {
             "torch": torch.__version__, "threads": str(torch.get_num_threads()), "machine": platform.machine(),
-            "device": self.info.device, "dtype": self.info.dtype, "sampler": sampler.NAME,
+            "device": self.info.device, "dtype": self.info.dtype, "kernels": str(self._engine.kernels), "sampler": sampler.NAME,
             "scored": "step by step" if stepwise else "in one pass",
         }  # fmt: skip
 

@@ -17,7 +17,7 @@ from assistant.lm.engine import Engine, pick_device
 from assistant.settings import Settings
 from safety.resources import data_path
 
-DTYPES = ("bfloat16", "float16", "int8", "int4")
+DTYPES = ("bfloat16", "float16", "int8", "int4", "int4+bfloat16")
 TEXTS = ("prompts.en.txt", "prompts.zh.txt")
 """Of data/explain, in English and in Chinese."""
 Progress = Callable[[str, float | None], None]

@@ -7,26 +7,41 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from assistant.benchmarks.measure import busy_core, interleaved, machine, peak_megabytes
 from assistant.errors import UsageError
+from assistant.lm.chat_format import Prompt
 from assistant.lm.engine import Engine
+from assistant.lm.kernels import Kernels, measure
+from assistant.lm.speculate import speculator
 from assistant.settings import Settings
-from assistant.turn import Sampling
+from assistant.turn import Message, Sampling
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 128
 TEXT = "The history of science is the story of people who looked at the world and asked how it works. "
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_tokens=NEW_TOKENS)
 
+REQUESTS = {
+    "chat": "Why is the sky blue? Explain it to a child.",
+    "story": "Write a short story about a lighthouse keeper.",
+    "copying": "Repeat this text word by word: The river runs past the old mill, under the stone bridge, and through the green valley, "
+    "where the farmers grow apples, pears and plums, until it reaches the harbour at the edge of the town.",
+    "looping": "",
+}
+"""What `guessing` asks; nothing: to go on with a sentence that was repeated six times."""
+
 Run = Callable[[], dict[str, float]]
 
 
-def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int = 3, *, busy: bool = False) -> dict[str, Any]:
-    """Median prefill and decode speed over interleaved rounds; every round reads 128 tokens and writes 128.
+def bench(
+    settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int = 3, *, busy: bool = False, speculation: bool = False
+) -> dict[str, Any]:
+    """Median prefill and decode speed over interleaved rounds; every round reads 128 tokens and writes 128, one by one.
 
-    `busy` measures all once more while another program has one core.
+    `busy` measures all once more while another program has one core; `speculation` measures replies with and without guessed tokens.
     """
 
     def load_once() -> tuple[Engine, float]:
@@ -44,13 +59,14 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
         actions[peer] = _peer(peer, path, ids, machine()["threads"])
     figures = interleaved(actions, rounds)
     mine = figures["pellucid"]
-    beside: dict[str, Any] = {}
+    beside: dict[str, Any] = {"speculation": guessing(engine, rounds)} if speculation else {}
     if busy:
         with busy_core():
-            beside = {"beside_a_busy_core": interleaved(actions, rounds)}
+            beside["beside_a_busy_core"] = interleaved(actions, rounds)
     return {
         "machine": machine(),
         "model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device,
+        "kernels": {"chosen": str(engine.kernels), "microseconds_per_million_weights": microseconds(engine.kernels)},
         "prefill_tokens_per_second": mine["prefill_tokens_per_second"]["median"],
         "decode_tokens_per_second": mine["decode_tokens_per_second"]["median"],
         "time_to_first_token_seconds": mine["time_to_first_token_seconds"]["median"],
@@ -68,9 +84,15 @@ def bench(settings: Settings, path: Path, peers: Sequence[str] = (), rounds: int
     }  # fmt: skip
 
 
+def microseconds(kernels: Kernels) -> dict[str, float]:
+    """What the start measured, or would have measured: one token, or a prompt of 128, through a million weights."""
+    return {name: 1e6 * seconds for name, seconds in (kernels.seconds or measure()).items()}
+
+
 def ours(engine: Engine, ids: Sequence[int]) -> dict[str, float]:
     """One round of our engine with a cold cache, no end token obeyed."""
     engine.cache.keep_prefix([])
+    engine.speculator = None
     generation = engine.generate_ids(ids, GREEDY, eos=frozenset())
     for _ in generation:
         pass
@@ -81,6 +103,27 @@ def ours(engine: Engine, ids: Sequence[int]) -> dict[str, float]:
         "time_to_first_token_seconds": usage.prefill_seconds,
         "joules_per_token": (usage.joules or 0.0) / (usage.prompt_tokens + usage.reply_tokens),
     }
+
+
+def guessing(engine: Engine, rounds: int) -> dict[str, Any]:
+    """Decode speed with and without guessed tokens, for each of REQUESTS; the replies are the same."""
+    actions: dict[str, Run] = {}
+    for name, text in REQUESTS.items():
+        prompt = engine.render([Message("user", text)], reserve=NEW_TOKENS) if text else engine.render_raw(6 * TEXT)
+        for way in ("alone", "guessing"):
+            actions[f"{name}, {way}"] = partial(_reply, engine, prompt, way == "guessing")
+    return interleaved(actions, rounds)
+
+
+def _reply(engine: Engine, prompt: Prompt, guess: bool) -> dict[str, float]:
+    engine.cache.keep_prefix([])
+    engine.speculator = speculator(engine._decoder) if guess else None
+    generation = engine.generate(prompt, Sampling(temperature=0.2, seed=1, repetition_penalty=1.0, max_tokens=NEW_TOKENS))
+    for _ in generation:
+        pass
+    usage, guesses = generation.usage, engine.speculator
+    figures = {"decode_tokens_per_second": (usage.reply_tokens - 1) / usage.decode_seconds, "reply_tokens": float(usage.reply_tokens)}
+    return figures | ({"passes": float(guesses.passes), "guessed_right": float(guesses.guessed)} if guesses else {})
 
 
 def energy_source(engine: Engine, ids: Sequence[int]) -> str:

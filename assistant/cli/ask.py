@@ -13,6 +13,7 @@ from assistant.cli.common import Progress, db_option, echo_json, load_settings, 
 from assistant.cli.main import INTERRUPTED, say
 from assistant.errors import UsageError
 from assistant.events import Event, Finished, Moderated, Notice, PromptChecked, Text, Withdrawn
+from assistant.loading import together
 from assistant.pipeline import Request
 from assistant.session import Session
 from assistant.tui.sanitize import StreamSanitizer
@@ -36,14 +37,21 @@ BLOCKED_PROMPT, BLOCKED_OUTPUT, FLAGGED = 10, 11, 12
 @sampling_options
 @model_options
 @db_option
-def ask(
-    text: str, carry_on: bool, conversation: str | None, raw: bool, seed: int | None, stop: tuple[str, ...],
-    no_log: bool, strict: bool, as_json: bool, db: str | None, **flags: Any,
-) -> None:  # fmt: skip
+def ask(text: str, **flags: Any) -> None:
     """Ask one question. TEXT may be - to read standard input.
 
     The reply goes to stdout, everything else to stderr. Exit codes: 10 prompt blocked, 11 output blocked, 12 flagged with --strict.
     """
+    with together() as first:
+        if first:
+            answer(text, **flags)
+
+
+def answer(
+    text: str, carry_on: bool, conversation: str | None, raw: bool, seed: int | None, stop: tuple[str, ...],
+    no_log: bool, strict: bool, as_json: bool, db: str | None, **flags: Any,
+) -> None:  # fmt: skip
+    """One turn in a session of its own; ends the program with its exit code."""
     settings = load_settings(db, **flags)
     prompt = read_text(text)
     if not prompt.strip():

@@ -32,18 +32,19 @@ rounds_option = click.option("--rounds", type=click.IntRange(1, 100), default=3,
 
 @bench.command()
 @click.option("--peer", "peers", multiple=True, help="llama.cpp or transformers, when installed; measured in turn with ours.")
-@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4.")
+@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4, int4+bfloat16.")
+@click.option("--speculation", is_flag=True, help="Replies with and without guessed tokens as well.")
 @click.option("--busy-core", "busy", is_flag=True, help="Once more while another program has one core.")
 @rounds_option
 @model_option
 @json_option
-def engine(peers: tuple[str, ...], dtype: str | None, busy: bool, rounds: int, model: str | None, as_json: bool) -> None:
+def engine(peers: tuple[str, ...], dtype: str | None, speculation: bool, busy: bool, rounds: int, model: str | None, as_json: bool) -> None:
     """Reading and writing speed, load time, memory and energy of the engine."""
     settings = load_settings(model=model, dtype=dtype)
     path = _model(settings)
     from assistant.benchmarks.engine import bench as run
 
-    show(run(settings, path, peers, rounds, busy=busy), as_json)
+    show(run(settings, path, peers, rounds, busy=busy, speculation=speculation), as_json)
 
 
 @bench.command()

@@ -38,7 +38,7 @@ def model_options(command: F) -> F:
         click.option("--policy", help="The safety policy: strict, balanced, open."),
         click.option("--chat-format", help="How messages are laid out for a model of your own: chatml, llama3, gemma, …"),
         click.option("--threads", type=int, help="Processor threads; 0 takes all."),
-        click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4."),
+        click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4, int4+bfloat16."),
         click.option("--device", help="auto, cpu, cuda, mps."),
         click.option("--base-url", metavar="URL", help="With --engine openai: the server's address, as http://127.0.0.1:8000/v1."),
         click.option("--engine", help="local (default), or openai: a server runs the model."),

@@ -21,7 +21,7 @@ from assistant.tui.sanitize import sanitize
 @click.option("--prompts", type=click.Path(path_type=Path), help="A table of topic, language, prompt (default: the 60 shipped ones).")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=96, show_default=True, help="The longest reply.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write figures and replies into this file (Markdown).")
-@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4.")
+@click.option("--dtype", help="auto, float32, bfloat16, float16, int8, int4, int4+bfloat16.")
 @click.option("--threads", type=int, help="Processor threads; 0 takes all.")
 @click.option("--chat-format", help="For a model without a chat template: chatml, llama3, gemma, …")
 @json_option

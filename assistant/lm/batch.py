@@ -39,8 +39,8 @@ class SlotCache:
     """Keys and values of several sequences of their own lengths, one a row; the rows in use are the first `len(lengths)`."""
 
     def __init__(self, config: Config, slots: int, capacity: int, device: torch.device) -> None:
-        shape = (2, slots, config.n_kv_heads, capacity, config.head_width)
-        self.layers = [torch.zeros(shape, device=device) for _ in range(config.n_layers)]
+        self.whole = torch.zeros(config.n_layers, 2, slots, config.n_kv_heads, capacity, config.head_width, device=device)
+        self.layers = [self.whole[i] for i in range(len(self.whole))]
         self.lengths: list[int] = []
         self.device = device
 
@@ -136,8 +136,7 @@ def run(
 def step(decoder: Decoder | DenseDecoder, store: SlotCache, tokens: list[int]) -> list[Tensor]:
     """Hidden states (1, D) after one new token of each sequence."""
     if isinstance(decoder, Decoder):
-        rows = [[layer[:, row] for layer in store.layers] for row in range(len(tokens))]
-        hidden = decoder.rows(tokens, rows, store.lengths)
+        hidden = decoder.rows(tokens, [store.whole[:, :, row] for row in range(len(tokens))], store.lengths)
     else:
         positions, mask = store.begin()
         ids = torch.tensor(tokens).to(store.device).unsqueeze(1)

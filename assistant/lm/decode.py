@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assistant.lm.head import head_product
-from assistant.lm.kv_cache import KVCache
+from assistant.lm.kernels import Kernels, onednn_has_bfloat16, without_onednn
+from assistant.lm.kv_cache import KVCache, Seen, look
 from assistant.lm.packed_linear import Int8Linear, is_int8, packed_view
+from assistant.lm.parallel import Share
 from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
 from assistant.lm.weights import PackedBlock
@@ -54,15 +56,15 @@ class Layer(NamedTuple):
 
 
 def product(x: Tensor, matrix: Matrix) -> Tensor:
-    """x (1, in) float32 → (1, out) float32 in the precision of the matrix."""
+    """x (1, in) float32 → (1, out) in the precision of the matrix, which a sum with float32 takes as it is."""
     weight, scales, bias = matrix.weight, matrix.scales, matrix.bias
     if scales is not None:
         if weight.dtype == torch.int8:
             y: Tensor = torch.ops.aten._weight_int8pack_mm(x.to(torch.bfloat16), weight, scales)
         else:
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), weight, 32, scales)
-        return y.to(torch.float32) if bias is None else y.to(torch.float32) + bias
-    return F.linear(x.to(weight.dtype), weight, bias).to(torch.float32)
+        return y if bias is None else y.to(torch.float32) + bias
+    return F.linear(x.to(weight.dtype), weight, bias)
 
 
 def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -89,80 +91,75 @@ class Step(nn.Module):
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
 
-    def forward(self, h: Tensor, turn: Tensor, local: Tensor, stores: list[Tensor], at: int) -> Tensor:
-        """h (1, D): the token's embedding; turn, local: its rows of the rotary tables, the second for layers with a window; stores: per
-        layer (2, K, size, d), written at `at`.
+    def forward(self, h: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        """h (1, D): the token's embedding, overwritten; turn, local: `angles` of its position, the second for layers with a window;
+        places, keys, values: `KVCache.seen`.
 
         Returns the hidden state (1, D) after the last norm.
         """
         for i in range(len(self.layers)):
             layer = self.layers[i]
-            x = product(self.normed(h, layer.attention_norm), layer.qkv)
-            heard = self.hear(x, layer, local if layer.window > 0 else turn, stores[i], at)
-            h = self.joined(h, product(heard, layer.out), layer.post_attention_norm)
-            x = product(self.normed(h, layer.ffn_norm), layer.gate_up)
-            h = self.joined(h, product(self.gated(x), layer.down), layer.post_ffn_norm)
+            x = product(self.normed(h, layer.attention_norm), layer.qkv).to(torch.float32)
+            heard = self.hear(x, layer, local if layer.window > 0 else turn, places[i], keys[i], values[i])
+            self.join(h, product(heard, layer.out), layer.post_attention_norm)
+            x = product(self.normed(h, layer.ffn_norm), layer.gate_up).to(torch.float32)
+            self.join(h, product(self.gated(x), layer.down), layer.post_ffn_norm)
         return self.normed(h, self.norm)
 
-    def rows(
-        self, hs: list[Tensor], turns: list[Tensor], locals_: list[Tensor], stores: list[list[Tensor]], ats: list[int]
-    ) -> list[Tensor]:
+    def rows(self, hs: list[Tensor], turns: list[Tensor], locals_: list[Tensor], seen: list[Seen]) -> list[Tensor]:
         """`forward` for one token each of several sequences, in lockstep: only the matrix products are shared, so that every row has
         the bits it would have alone wherever a product's rows have them (the quantised kernels' do)."""
         for i, layer in enumerate(self.layers):
             xs = together([self.normed(h, layer.attention_norm) for h in hs], layer.qkv)
             angles = locals_ if layer.window > 0 else turns
-            heard = [self.hear(x, layer, angle, store[i], at) for x, angle, store, at in zip(xs, angles, stores, ats, strict=True)]
-            hs = [self.joined(h, y, layer.post_attention_norm) for h, y in zip(hs, together(heard, layer.out), strict=True)]
+            heard = [self.hear(x, layer, angle, *(part[i] for part in s)) for x, angle, s in zip(xs, angles, seen, strict=True)]
+            for h, y in zip(hs, together(heard, layer.out), strict=True):
+                self.join(h, y, layer.post_attention_norm)
             xs = together([self.normed(h, layer.ffn_norm) for h in hs], layer.gate_up)
-            ys = together([self.gated(x) for x in xs], layer.down)
-            hs = [self.joined(h, y, layer.post_ffn_norm) for h, y in zip(hs, ys, strict=True)]
+            for h, y in zip(hs, together([self.gated(x) for x in xs], layer.down), strict=True):
+                self.join(h, y, layer.post_ffn_norm)
         return [self.normed(h, self.norm) for h in hs]
 
     def normed(self, h: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm of h (1, D): the sum of squares and the ε in one matrix product."""
-        return h * torch.addmm(self.eps, h, h.t(), alpha=self.mean).rsqrt_() * weight
+        return torch.mul(h, torch.addmm(self.eps, h, h.t(), alpha=self.mean).rsqrt_()).mul_(weight)
 
-    def joined(self, h: Tensor, y: Tensor, after: Tensor | None) -> Tensor:
-        """The residual stream with `y`, normalised first where the family does that."""
-        return h + (y if after is None else head_norm(y, after, self.norm_eps))
+    def join(self, h: Tensor, y: Tensor, after: Tensor | None) -> None:
+        """Add `y` to the residual stream, normalised first where the family does that."""
+        h.add_(y if after is None else head_norm(y.to(torch.float32), after, self.norm_eps))
 
     def gated(self, x: Tensor) -> Tensor:
         """(1, 2F) → (1, F)."""
         gate, up = x.narrow(1, 0, self.ffn), x.narrow(1, self.ffn, self.ffn)
         return (F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)).mul_(up)
 
-    def hear(self, x: Tensor, layer: Layer, angles: Tensor, store: Tensor, at: int) -> Tensor:
-        """Attention of one token: x (1, (H + 2K) · d), its queries, keys and values → (1, H · d); keys and values go into `store`."""
+    def hear(self, x: Tensor, layer: Layer, angles: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of one token: x (1, (H + 2K) · d), its queries, keys and values → (1, H · d); keys and values go to their `place`."""
         heads, kv, d = self.heads, self.kv, self.d
         x = x.view(heads + 2 * kv, d)
         q_norm, k_norm = layer.q_norm, layer.k_norm
         if q_norm is not None and k_norm is not None:
             x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
             x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
-        qk = x.narrow(0, 0, heads + kv)
+        pairs = x.view(heads + 2 * kv, d // 2, 2)
         if self.complex:
-            torch.view_as_complex(qk.view(heads + kv, d // 2, 2)).mul_(angles)
+            torch.view_as_complex(pairs).mul_(angles)
         else:
-            pairs = qk.view(heads + kv, d // 2, 2)
             a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
-            qk.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
-        store.narrow(2, at, 1).copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
-        first = max(at + 1 - layer.window, 0) if layer.window > 0 else 0
-        seen = store.narrow(2, first, at + 1 - first)
+            pairs.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1))
+        place.copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
         # softmax(q · kᵀ / √d) · v, the queries that share keys as the rows of one product. The library's attention would do, but
         # its last bits depend on the number of threads (so do the alignments of their buffers), and a reply must not.
-        q, k, v = qk.narrow(0, 0, heads).view(kv, heads // kv, d), seen.select(0, 0), seen.select(0, 1)
-        weights = torch.bmm(q.mul_(self.scale), k.transpose(1, 2)).softmax(-1)
-        return torch.bmm(weights, v).view(1, heads * d)
+        weights = torch.bmm(x.narrow(0, 0, heads).view(kv, heads // kv, d), keys).softmax(-1)
+        return torch.bmm(weights, values).view(1, heads * d)
 
 
 def together(xs: list[Tensor], matrix: Matrix) -> list[Tensor]:
     """`product` of several rows at once."""
-    return [y.clone() for y in product(torch.cat(xs), matrix).split(1)]  # type: ignore[no-untyped-call]
+    return [y.float().clone() for y in product(torch.cat(xs), matrix).split(1)]  # type: ignore[no-untyped-call]
 
 
-Run = Callable[[Tensor, Tensor, Tensor, list[Tensor], int], Tensor]
+Run = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]], Tensor]
 
 
 def accelerated(step: Step) -> Run:
@@ -178,15 +175,15 @@ def accelerated(step: Step) -> Run:
 
     unoptimised = torch.jit.optimized_execution  # type: ignore[attr-defined]
 
-    def run(h: Tensor, turn: Tensor, local: Tensor, stores: list[Tensor], at: int) -> Tensor:
+    def run(h: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Tensor:
         with unoptimised(False):  # the optimiser would compile again on the second call and win nothing here
-            return cast(Tensor, scripted(h, turn, local, stores, at))
+            return cast(Tensor, scripted(h, turn, local, places, keys, values))
 
     return run
 
 
 class DenseDecoder:
-    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2)."""
+    """`Decoder` through `transformer.py` itself: for families that `Step` is not written for (GPT-2), and several processes."""
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
@@ -211,9 +208,18 @@ def suits(config: Config) -> bool:
     return config.gated and not (config.layer_norm or config.learned_positions or config.attention_softcap)
 
 
-def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> "Decoder | DenseDecoder":
-    """The fastest decoder there is for this model."""
-    return Decoder(model, packed, cache) if suits(model.config) else DenseDecoder(model, packed, cache)
+def decoder(
+    model: Transformer, packed: list[PackedBlock] | None, cache: KVCache, kernels: Kernels | None = None
+) -> "Decoder | DenseDecoder":
+    """The fastest decoder there is for this model; `kernels`: what this processor was measured to need."""
+    if not suits(model.config) or isinstance(model.blocks[0].qkv, Share):
+        return DenseDecoder(model, packed, cache)
+    made = Decoder(model, packed, cache)
+    halves = any(m.weight.dtype == torch.bfloat16 for layer in made.step.layers for m in (layer.qkv, layer.down))
+    if halves and cache.device.type == "cpu" and kernels is not None and kernels.native and onednn_has_bfloat16():
+        run = made.run
+        made.run = lambda *inputs: without_onednn(lambda: run(*inputs))
+    return made
 
 
 class Decoder:
@@ -229,32 +235,59 @@ class Decoder:
         self.state = torch.zeros(1, model.config.width)
         """The hidden state (1, D) after the last norm of the token that was read last, for probes."""
         c = model.config
-        self.scale = c.embedding_scale
+        self.scale, self.window = c.embedding_scale, c.window if c.windowed else 0
         self.rotary = self._table(c, cache, local=False)
         self.local = self._table(c, cache, local=True) if c.local_rope_base else self.rotary
+        # what the rows of a token's projections are turned by: queries are scaled as well, values stay as they are
+        q, k, v = c.n_heads, c.n_kv_heads, c.n_kv_heads
+        factor = torch.tensor([self.step.scale] * q + [1.0] * k + [0.0] * v).to(cache.device)
+        shift = torch.tensor([0.0] * (q + k) + [1.0] * v).to(cache.device)
+        if self.step.complex:
+            self.factor, self.shift = factor.view(-1, 1), shift.view(-1, 1)
+        else:
+            self.factor, self.shift = factor.view(-1, 1, 1), torch.stack([shift, torch.zeros_like(shift)], -1).unsqueeze(1)
 
     def _table(self, config: Config, cache: KVCache, *, local: bool) -> Tensor:
         table = rotary_table(config, cache.capacity, cache.device, local=local)
         return torch.view_as_complex(table).contiguous() if self.step.complex else table
 
+    def angles(self, at: int) -> tuple[Tensor, Tensor]:
+        """By what every row of the projections (H + 2K, d) is turned at a position: for all layers, and for those with a window."""
+        turn = self.rotary[at] * self.factor + self.shift
+        return turn, turn if self.local is self.rotary else self.local[at] * self.factor + self.shift
+
+    def embedded(self, token: int) -> Tensor:
+        """The first hidden state (1, D), to be written over."""
+        h = self.embedding[token].to(torch.float32, copy=True).unsqueeze(0)
+        return h if self.scale == 1.0 else h.mul_(self.scale)
+
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
-        h = self.embedding[token].float().unsqueeze(0)  # (1, D)
-        if self.scale != 1.0:
-            h = h * self.scale
-        h = self.run(h, self.rotary[at], self.local[at], cache.layers, at)
+        h = self.run(self.embedded(token), *self.angles(at), *self._near(cache.whole, at))
         cache.advance([token])
         self.state = h
         return self.head(h)[0]
 
+    def _near(self, store: Tensor, at: int) -> Seen:
+        """What every layer sees: everything, or its window."""
+        places, keys, values = look(store, at, 0)
+        first = at + 1 - self.window
+        if self.window and first > 0:
+            _, near_keys, near_values = look(store, at, first)
+            for i, layer in enumerate(self.step.layers):
+                if layer.window:
+                    keys[i], values[i] = near_keys[i], near_values[i]
+        return places, keys, values
+
     @torch.inference_mode()
-    def rows(self, tokens: list[int], stores: list[list[Tensor]], ats: list[int]) -> list[Tensor]:
-        """One token each of several sequences → hidden states (1, D); stores[i]: per layer (2, K, size, d) of sequence i, written at
+    def rows(self, tokens: list[int], stores: list[Tensor], ats: list[int]) -> list[Tensor]:
+        """One token each of several sequences → hidden states (1, D); stores[i] (layers, 2, K, size, d) of sequence i, written at
         ats[i]."""
-        hs = [self.embedding[token].float().unsqueeze(0) * self.scale for token in tokens]
-        return self.step.rows(hs, [self.rotary[at] for at in ats], [self.local[at] for at in ats], stores, ats)
+        turns, locals_ = zip(*(self.angles(at) for at in ats), strict=True)
+        seen = [self._near(store, at) for store, at in zip(stores, ats, strict=True)]
+        return self.step.rows([self.embedded(token) for token in tokens], list(turns), list(locals_), seen)
 
 
 def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:

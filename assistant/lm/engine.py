@@ -6,14 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from assistant.lm import threads  # before torch
 
 import torch  # isort: skip
-from torch import Tensor
+from torch import Tensor, nn
 
 from assistant.errors import ModelError, UsageError
-from assistant.lm import batch, lora, memory, prefill, weights
+from assistant.lm import batch, kernels, lora, memory, parallel, prefill, speculate, weights
 from assistant.lm.chat_format import ChatFormat, Piece, Prompt, choose
 from assistant.lm.decode import decoder
 from assistant.lm.energy import Meter
@@ -22,7 +23,7 @@ from assistant.lm.kv_cache import KVCache
 from assistant.lm.pace import Pace
 from assistant.lm.source import open_source
 from assistant.lm.tokenizer import ByteTokenizer
-from assistant.lm.transformer import Transformer
+from assistant.lm.transformer import Block, Transformer
 from assistant.turn import Message, ModelInfo, Sampling
 
 Progress = Callable[[str, float | None], None]
@@ -51,6 +52,7 @@ class Engine:
         context_length: int = DEFAULT_CONTEXT,
         watts_per_core: float = 5.0,
         load_seconds: float = 0.0,
+        suiting: kernels.Kernels = kernels.USUAL,
     ) -> None:
         self.model, self.tokenizer, self.info = model, tokenizer, info
         self.languages = tuple(languages)
@@ -63,8 +65,14 @@ class Engine:
         self.load_seconds = load_seconds
         self.device = model.norm.device
         self.cache = KVCache(model.config, self.context_length, self.device)
-        self._decoder = decoder(model, packed, self.cache)
-        self._pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self.kernels = suiting
+        self._decoder = decoder(model, packed, self.cache, suiting)
+        self.speculator = speculate.speculator(self._decoder)
+        """Reads several tokens at once where the text repeats itself; None: one by one."""
+        self._pace = Pace(
+            torch.get_num_threads() if self.device.type == "cpu" else 1,
+            comparable=lambda: self.speculator is None or self.speculator.plain,
+        )
         self._begin = tuple(begin)
         self._watts = watts_per_core
         self._fresh = True
@@ -95,7 +103,7 @@ class Engine:
         Raises ModelError when it is missing, damaged, not understood, does not fit into memory, or is not what an adapter was trained on.
         """
         began = time.perf_counter()
-        torch.set_num_threads(thread_count or threads.available_cores())
+        torch.set_num_threads(thread_count or max(threads.available_cores() // parallel.neighbours(), 1))
         name = name or (path.resolve().name if path.is_dir() else path.stem)
         progress(f"reading {name}", 0.0)
         source = open_source(path)
@@ -104,21 +112,36 @@ class Engine:
             raise ModelError(f"{path.name}: {tokenizer.size} tokens for {config.vocab_size} embeddings: fetch the model again")
         if any(not 0 <= i < config.vocab_size for i in source.begin()):
             raise ModelError(f"{path.name}: its begin token is none of its {config.vocab_size} tokens: fetch the model again")
-        target, sha256 = pick_device(device), source.sha256()
+        target, sha256 = parallel.own(pick_device(device)), source.sha256()
+        shared = parallel.group.size
         identity = lora.identity(sha256, adapters)
-        kind = pick_dtype(dtype, target, weights.packable(source, config))
-        if adapters and kind == "int4":
+        here = packed_folder if target.type == "cpu" and shared == 1 else None
+        suiting = kernels.choose(here, weights=source.weights(), processes=shared)
+        kind = pick_dtype(dtype, target, shared == 1 and weights.packable(source, config), suiting.dtype)
+        if adapters and kind in PACKED:
             kind = "int8"
+        if shared > 1 and kind == "int8":
+            raise UsageError("several processes share a model as float32, bfloat16 or float16: use --dtype auto")
         if target.type == "cpu":
-            memory.check(name, source.weights(), kind)
+            memory.check(name, source.weights() * parallel.neighbours() // shared, kind)
+
+        def change(number: int, block: nn.Module) -> None:
+            for adapter in adapters:
+                lora.merge_block(block, number, adapter)
+            if shared > 1:
+                parallel.cut(cast(Block, block), target)
+
         try:
             model, packed = weights.load(
-                source, config, DENSE[kind], target, pack=kind == "int4", int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
-                change=lambda number, block: [lora.merge_block(block, number, adapter) for adapter in adapters],
+                source, config, DENSE[kind], target, pack=kind in PACKED, int8=kind == "int8", packed_folder=packed_folder, sha256=sha256,
+                change=change,
                 progress=lambda fraction: progress(f"loading {name}", fraction),
             )  # fmt: skip
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise memory.too_large(name, kind) from error
+        if shared > 1:
+            model.config = parallel.local(config, shared)
+            parallel.lead(model)
         return cls(
             model,
             packed,
@@ -131,6 +154,7 @@ class Engine:
             context_length=context_length,
             watts_per_core=watts_per_core,
             load_seconds=time.perf_counter() - began,
+            suiting=suiting,
         )
 
     def meter(self) -> Meter:
@@ -204,7 +228,7 @@ class Engine:
             ids,
             sampling,
             prefill=self.prefill,
-            decode=self._decoder,
+            decode=self.speculator or self._decoder,
             tokenizer=self.tokenizer,
             eos=eos,
             room=self.context_length - len(ids),
@@ -253,7 +277,7 @@ class Engine:
             if past:  # a query at position p looks at keys 0 … p
                 mask = torch.arange(past + new, device=self.device) <= positions.unsqueeze(1)
                 mask = mask.view(1, 1, new, past + new)
-            if prefill.suits(self.model):
+            if self.kernels.columns and prefill.suits(self.model):
                 last = prefill.read(self.model, torch.tensor(chunk), self.cache, mask)
             else:
                 batch = torch.tensor([chunk], device=self.device)
@@ -263,11 +287,14 @@ class Engine:
         return logits, cached
 
 
+PACKED = ("int4", "int4+bfloat16")
+"""The dtypes that decode from packed int4 copies of the blocks; what stands after the + reads prompts."""
 DENSE = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16, "int4": torch.float32,
+    "int4+bfloat16": torch.bfloat16,
 }  # fmt: skip
-"""The precision of the dense weights for each `dtype`; int4 decodes from packed copies and reads prompts from dense ones, int8 has
-dense embeddings only."""
+"""The precision of the dense weights for each `dtype`; with int4 they only read prompts and serve gradients, int8 has dense embeddings
+only."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -282,14 +309,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device, packable: bool) -> str:
-    """The number format to compute with; `auto` takes the fastest one that keeps the file's precision on this device."""
+def pick_dtype(name: str, device: torch.device, packable: bool, suiting: str = "int4") -> str:
+    """The number format to compute with; `auto` takes the fastest one that keeps the file's precision on this device: `suiting` on the
+    CPU for a file of 4-bit codes."""
     if name == "auto":
         if device.type == "cpu":
-            return "int4" if packable else "float32"
+            return suiting if packable else "float32"
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
     if name == "int8" and device.type != "cpu":
         raise UsageError("dtype int8 is for the CPU: use --dtype auto")
-    if name == "int4" and (device.type != "cpu" or not packable):
+    if name in PACKED and (device.type != "cpu" or not packable):
         raise UsageError("dtype int4 needs a Q4_0, Q4_1 or Q4_K model file on the CPU: use --dtype auto")
     return name

@@ -9,6 +9,15 @@ from torch import Tensor
 
 from assistant.lm.config import Config
 
+Seen = tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+
+def look(store: Tensor, at: int, first: int) -> Seen:
+    """`KVCache.seen` for stored keys and values (layers, 2, K, size, d): one view of all layers, then cut, costs less than one a layer."""
+    seen = store.narrow(3, first, at + 1 - first)
+    keys, values = seen.select(1, 0).transpose(2, 3), seen.select(1, 1)
+    return list(store.narrow(3, at, 1).unbind(0)), list(keys.unbind(0)), list(values.unbind(0))
+
 
 class KVCache:
     """The growing cache of one conversation, with the ids it stands for; grows by doubling up to `capacity` positions."""
@@ -22,7 +31,8 @@ class KVCache:
     def _allocate(self, size: int) -> None:
         c = self.config
         self.size = size
-        self.layers = [torch.zeros(2, c.n_kv_heads, size, c.head_width, device=self.device) for _ in range(c.n_layers)]
+        self.whole = torch.zeros(c.n_layers, 2, c.n_kv_heads, size, c.head_width, device=self.device)
+        self.layers = [self.whole[i] for i in range(len(self.whole))]
 
     def reserve(self, length: int) -> None:
         """Make room for `length` positions. Raises ValueError beyond the capacity."""
@@ -33,6 +43,11 @@ class KVCache:
             self._allocate(min(self.capacity, max(length, 2 * self.size)))
             for new, kept in zip(self.layers, old, strict=True):
                 new[:, :, : self.length] = kept[:, :, : self.length]
+
+    def seen(self, first: int = 0) -> Seen:
+        """What the token at `length` sees and where it is written, per layer: its place (2, K, 1, d), the keys (K, d, T) and the values
+        (K, T, d) of all positions from `first` to its own."""
+        return look(self.whole, self.length, first)
 
     def keep_prefix(self, ids: Sequence[int]) -> int:
         """Forget everything after the longest common beginning with `ids`; returns its length (at most len(ids) − 1)."""

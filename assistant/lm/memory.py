@@ -6,7 +6,7 @@ from pathlib import Path
 
 from assistant.errors import ModelError
 
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.5, "int4": 4.7}
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.5, "int4": 4.7, "int4+bfloat16": 2.7}
 """Per weight, while loaded on the CPU; int8 keeps its embeddings in bfloat16, int4 a float32 copy of all for reading prompts."""
 SMALLER = ("bfloat16", "int8")
 """What is suggested, the closer to float32 first."""

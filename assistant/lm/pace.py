@@ -36,9 +36,11 @@ class Pace:
     """Chooses the number of threads, token by token, for one engine, between `begin` and `end`."""
 
     def __init__(
-        self, most: int, *, clock: Callable[[], float] = time.perf_counter, use: Callable[[int], None] = torch.set_num_threads
-    ) -> None:
-        """`most`: the threads that everything but decoding uses."""
+        self, most: int, *, clock: Callable[[], float] = time.perf_counter, use: Callable[[int], None] = torch.set_num_threads,
+        comparable: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
+        """`most`: the threads that everything but decoding uses. `comparable`: whether the token just decoded says what one costs."""
+        self._comparable = comparable
         self._counts = ladder(most) if _ADJUSTABLE else [most]
         self._clock, self._use = clock, use
         self._at = 0
@@ -67,14 +69,15 @@ class Pace:
             self._use(self._counts[0])
 
     def token(self, decode: Callable[[], T]) -> T:
-        """What `decode` returns, run with the threads that suit now. It must take about as long each time."""
+        """What `decode` returns, run with the threads that suit now. It must take about as long each time that it was `comparable`."""
         if len(self._counts) == 1:
             return decode()
         self._use(self.threads)
         began = self._clock()
         out = decode()
         now = self._clock()
-        self._learn(now - began, now)
+        if self._comparable():
+            self._learn(now - began, now)
         return out
 
     def _learn(self, seconds: float, now: float) -> None:

@@ -1,7 +1,7 @@
 """Reading a prompt: the arithmetic of `transformer.py` for a batch of one without gradients, laid out for the processor's matrix kernels.
 
 The residual stream is kept feature-major, h (D, L). Then the two largest products of a block are W · x with the big matrix on the left,
-which the CPU libraries multiply some 15 % faster at the length of a prompt than x · Wᵀ (measured on AVX2; `pellucid bench engine`), the
+which most CPU libraries multiply some 15 % faster at the length of a prompt than x · Wᵀ (`kernels.py` measures whether these do), the
 residual sums happen inside the products, and everything between them is done in place.
 """
 
@@ -11,15 +11,17 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.transformer import Block, Transformer, rms_norm
 
 
 def suits(model: Transformer) -> bool:
-    """Whether `read` is the faster way: dense float32 on the CPU, in the Llama shape."""
-    return model.config.plain and model.norm.device.type == "cpu" and model.embedding.weight.dtype is torch.float32
+    """Whether `read` is written for it: dense float32 on the CPU, in the Llama shape."""
+    qkv = cast(Block, model.blocks[0]).qkv
+    here = model.config.plain and model.norm.device.type == "cpu" and type(qkv) is nn.Linear
+    return here and qkv.weight.dtype is model.embedding.weight.dtype is torch.float32
 
 
 @torch.inference_mode()

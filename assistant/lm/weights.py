@@ -42,7 +42,8 @@ def load(
     packed_folder: Path | None = None,
     sha256: str = "",
 ) -> tuple[Transformer, list[PackedBlock] | None]:
-    """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`.
+    """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`; what
+    is not in the blocks then stays float32, for it decodes too.
 
     `int8`: the matrices of the blocks are rounded to int8 as they are read, and no dense copy of them is kept.
     `change` is called with every block's number and the block while it is dense.
@@ -51,7 +52,7 @@ def load(
     with torch.device("meta"):
         model = Transformer(config)
     model.rotary = model.rotary_local = torch.empty(0, device=device)
-    fill(model, model_parts(config), "", source, dtype, device)
+    fill(model, model_parts(config), "", source, torch.float32 if pack else dtype, device)
     packed = _packed_blocks(source, config, packed_folder, sha256) if pack else None
     parts = block_parts(config)
     for i, block in enumerate(model.blocks):

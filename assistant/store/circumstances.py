@@ -67,4 +67,7 @@ def _program() -> Record:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         out |= {"torch": str(torch.__version__), "threads": int(torch.get_num_threads())}
+    kernels: Any = sys.modules.get("assistant.lm.kernels")
+    if kernels is not None:
+        out["kernels"] = str(kernels.current)
     return out
