@@ -119,14 +119,43 @@ def explain_turn(
 
 def lens(engine: Engine, turn: Turn, token: int) -> list[list[tuple[str, float]]]:
     """Per layer, the likeliest texts at the place of reply token `token` (logit lens): a view of the inside, not an attribution."""
+    scorer = _inside(engine, turn, token)
+    return [[(engine.tokenizer.text_of(i), p) for i, p in layer] for layer in scorer.lens(token)]
+
+
+HEARD = 3
+"""Pieces that are named of each head."""
+
+
+def heads(engine: Engine, turn: Turn, history: Sequence[Turn], token: int) -> list[list[list[tuple[str, float]]]]:
+    """[layer][head]: the words of the conversation, template included, that the head listened to most when it chose reply token `token`,
+    and their shares of its attention. A view of the inside, not an attribution: what is listened to need not matter."""
+    from explain.units import group, words
+
+    weights = _inside(engine, turn, token).attention()[:, :, token]  # (layers, H, P + T − 1)
+    ids = [*turn.prompt_ids, *(t.id for t in turn.tokens[:token])]
+    roles = [*prompt_roles(engine, turn, history), *["assistant"] * token]
+    pieces = words(group([token_bytes(engine, i) for i in ids], roles))
+    shares = weights.new_zeros(*weights.shape[:2], len(pieces))
+    for i, piece in enumerate(pieces):
+        shares[..., i] = weights[..., piece.start : piece.end].sum(-1)
+    found, at = shares.topk(min(HEARD, len(pieces)), -1)
+    return [
+        [[(pieces[i].text, p) for i, p in zip(places, parts, strict=True)] for places, parts in zip(layer, values, strict=True)]
+        for layer, values in zip(at.tolist(), found.tolist(), strict=True)
+    ]
+
+
+def _inside(engine: Engine, turn: Turn, token: int) -> ReplyScorer:
     from assistant.lm.scoring import ReplyScorer
 
     if not turn.tokens or not turn.prompt_ids:
         raise ExplanationError(f"turn {turn.id} has no generated reply to look into (it was blocked, or its text was erased)")
     if not 0 <= token < len(turn.tokens):
         raise ExplanationError(f"the reply has tokens 0 to {len(turn.tokens) - 1}, not {token}")
-    scorer = ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
-    return [[(engine.tokenizer.text_of(i), p) for i, p in layer] for layer in scorer.lens(token)]
+    if turn.model.sha256 != engine.info.sha256:
+        raise ExplanationError(f"turn {turn.id} was written by {turn.model.name}: load that model to look into it")
+    return ReplyScorer(engine.model, turn.prompt_ids, [t.id for t in turn.tokens])
 
 
 def _announce(target: Target, units: Sequence[Unit], question: Question, one_pass: float, progress: Progress) -> None:

@@ -125,6 +125,14 @@ class Session:
         with self._busy:
             return lens(engine, self.ledger.turn(turn), token)
 
+    def heads(self, turn: str, token: int, progress: Progress = lambda what, fraction: None) -> list[list[list[tuple[str, float]]]]:
+        """What each attention head listened to when reply token `token` was chosen (see `explaining.heads`). Nothing is logged."""
+        from assistant.explaining import heads
+
+        engine, looked = self.load_engine(progress), self.ledger.turn(turn)
+        with self._busy:
+            return heads(engine, looked, self.ledger.thread(looked.parent), token)
+
     def ablate(self, turn: str, *, inputs: Sequence[str], part: Sequence[int], token: int) -> Ablation:
         """Run the model once more without a part of the prompt (see `deletion.ablate_turn`), and keep the change in the ledger.
 

@@ -75,14 +75,17 @@ def question_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--counterfactual", is_flag=True, help="With --verdict: the words that suffice, and the smallest edit that flips it.")
 @click.option("--method", default="ablation", help=f"One of {METHODS}.")
 @click.option("--lens", is_flag=True, help="With --token: what each layer would have said there (a view of the inside, no attribution).")
+@click.option(
+    "--heads", is_flag=True, help="With --token: what each attention head listened to there (a view of the inside, no attribution)."
+)
 @click.option("--format", "style", type=click.Choice(["text", "json", "html", "png"]), default="text", help="How to print it.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout.")
 @model_options
 @db_option
 def turn_command(
-    turn: str, verdict: str | None, counterfactual: bool, method: str, lens: bool, style: str, as_json: bool, output: Path | None,
-    db: str | None, **flags: Any,
+    turn: str, verdict: str | None, counterfactual: bool, method: str, lens: bool, heads: bool, style: str, as_json: bool,
+    output: Path | None, db: str | None, **flags: Any,
 ) -> None:  # fmt: skip
     """Explain the reply of TURN (an id of `pellucid audit list`, or `last`). The explanation is kept in the log.
 
@@ -92,8 +95,8 @@ def turn_command(
     style = "json" if as_json else style
     if counterfactual and verdict is None:
         raise UsageError("--counterfactual needs --verdict prompt or --verdict reply")
-    if lens and question.get("token") is None:
-        raise UsageError("--lens needs --token N: the place in the reply to look at")
+    if (lens or heads) and question.get("token") is None:
+        raise UsageError(f"--{'lens' if lens else 'heads'} needs --token N: the place in the reply to look at")
     with _opened(turn, db, flags) as (session, found, progress):
         if verdict is not None:
             attribution = session.explain_verdict(found.id, cast(Side, verdict), counterfactual=counterfactual, progress=progress)
@@ -101,6 +104,11 @@ def turn_command(
             layers = session.lens(found.id, question["token"], progress)
             progress.done()
             _show_lens(layers, as_json=style == "json")
+            return
+        elif heads:
+            listened = session.heads(found.id, question["token"], progress)
+            progress.done()
+            _show_heads(listened, as_json=style == "json")
             return
         else:
             attribution = session.explain(found.id, method=method, **question, progress=progress)
@@ -262,6 +270,22 @@ def _show_lens(layers: list[list[tuple[str, float]]], *, as_json: bool) -> None:
     click.echo("logit lens: a view of the inside, not an attribution")
     for i, layer in enumerate(layers):
         click.echo(f"layer {i + 1:>3}  " + "  ".join(f"{sanitize(text)!r} {p:.2f}" for text, p in layer))
+
+
+_SHARP = 16
+"""Heads that are shown: those whose attention rests most on one word."""
+
+
+def _show_heads(layers: list[list[list[tuple[str, float]]]], *, as_json: bool) -> None:
+    kind = "attention heads: a view of the inside, not an attribution"
+    if as_json:
+        echo_json({"kind": kind, "layers": [[[{"text": t, "share": p} for t, p in head] for head in layer] for layer in layers]})
+        return
+    click.echo(kind)
+    every = [(found, i, j) for i, layer in enumerate(layers) for j, found in enumerate(layer)]
+    for found, i, j in sorted(every, key=lambda row: -row[0][0][1])[:_SHARP]:
+        click.echo(f"layer {i + 1:>3} head {j + 1:>3}  " + "  ".join(f"{sanitize(text)!r} {p:.2f}" for text, p in found))
+    click.echo(f"the {min(_SHARP, len(every))} of {len(every)} heads that rest most on one word; --json has all of them")
 
 
 def _with_model_of(settings: Any, name: str) -> Any:

@@ -194,3 +194,14 @@ def test_the_lens_ends_with_what_the_model_said(session, turn):
     assert layers[-1][0][0] == best.text
     with pytest.raises(ExplanationError, match="tokens 0 to"):
         session.lens(turn.id, 99)
+
+
+def test_every_head_tells_what_it_listened_to_and_no_more_than_all_of_it(session, turn):
+    layers = session.heads(turn.id, 2)
+    config = session.engine.model.config
+    assert (len(layers), {len(layer) for layer in layers}) == (config.n_layers, {config.n_heads})
+    for found in (head for layer in layers for head in layer):
+        shares = [share for _, share in found]
+        assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-5
+    with pytest.raises(ExplanationError, match="0 to"):
+        session.heads(turn.id, 99)

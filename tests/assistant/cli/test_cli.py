@@ -153,6 +153,8 @@ def test_explain_json_is_output_by_input_and_is_kept(pellucid, endless_model, ho
     assert code == 0 and "rank correlation ablation ~ gradient-norm" in out
     code, out, _ = pellucid("explain", "last", "--token", "1", "--lens", *model)
     assert code == 0 and "not an attribution" in out and "layer   2" in out
+    code, out, _ = pellucid("explain", "last", "--token", "1", "--heads", *model)
+    assert code == 0 and "not an attribution" in out and "layer   2 head" in out
     picture = home / "a.png"
     assert pellucid("explain", "last", "--format", "png", "-o", str(picture), *model)[0] == 0 and picture.stat().st_size > 1000
     assert oct(picture.stat().st_mode)[-2:] == "00"  # it shows what was said
@@ -170,6 +172,7 @@ def test_explain_json_is_output_by_input_and_is_kept(pellucid, endless_model, ho
         (("--method", "magic"), 1, "no method 'magic'"),
         (("--contrast", ""), 1, "nothing to compare"),
         (("--lens",), 2, "--token N"),
+        (("--heads",), 2, "--token N"),
         (("--format", "png"), 2, "--output"),
         (("--counterfactual",), 2, "--verdict"),
         (("--method", "learned-attention"), 1, "no coefficients"),

@@ -232,7 +232,8 @@ def test_wrong_addresses_are_said(serve, connect):
 def test_a_served_model_shows_nothing_of_its_inside(serve, home, capsys):
     server = serve()
     assert answered_by_cli(server) == 0
-    for command in (["explain", "last", "--lens", "--token", "0"], ["explain", "last", "--method", "gradient-norm"]):
+    inside = [["--lens", "--token", "0"], ["--heads", "--token", "0"], ["--method", "gradient-norm"]]
+    for command in (["explain", "last", *options] for options in inside):
         with pytest.raises(SystemExit) as end:
             main([*command, "--engine", "openai", "--base-url", server.url])
         assert end.value.code != 0 and "served" in capsys.readouterr().err
