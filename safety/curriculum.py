@@ -67,7 +67,7 @@ PLAN = (
     Round(LAST, size=0.16, contrast=1, begin=0.23, end=0.01, steps=78),
     Round(WIDE, contrast=2, begin=0.6, end=0.6, steps=292),
     Round(WRITTEN, contrast=3, begin=0.6, end=0.01, steps=546),
-    Round(CLOSING, contrast=2, begin=0.5, end=0.01),
+    Round(CLOSING, contrast=2, begin=0.5, end=0.01, steps=543),
 )
 """What the shipped weights were taught with."""
 EVERYTHING = Round(WIDE | {"written": 2500}, size=0.3, contrast=1)

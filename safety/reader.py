@@ -53,7 +53,7 @@ class Reader:
         self._trunk, self._split = trunk, split
         self._p = {name: value for name, value in adapted.items() if not name.endswith((".A", ".B"))}
         eight = inputs is not None and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn")
-        self._gated = all(f"early.{role}.w" in adapted for role in ROLES)
+        self._gated = all(f"gate.{role}.w" in adapted for role in ROLES)
         self._maps: dict[str, Callable[[Tensor], Tensor]] = {}
         for layer in range(trunk.layers):
             for group, names in GROUPS.items():
@@ -116,8 +116,9 @@ class Reader:
         if whole or not self._gated:
             return self._heads(pool(self._encode(x, mask), mask), role)
         x = self._encode(x, mask, 0, EARLY)
-        guessed = F.linear(pool(x, mask), self._p[f"early.{role}.w"], self._p[f"early.{role}.b"])
-        out, gate = guessed[:, :-1].clone(), guessed[:, -1]
+        pooled = pool(x, mask)
+        out = F.linear(pooled, self._p[f"early.{role}.w"], self._p[f"early.{role}.b"])
+        gate = self._doubt(pooled, role)
         further = gate > 0
         if most is not None and int(further.sum()) > most:
             further &= gate >= gate.topk(most).values[-1]
@@ -141,6 +142,11 @@ class Reader:
             early[batch] = pool(x, mask)
             late[batch] = self._heads(pool(self._encode(x, mask, EARLY), mask), role)
         return early, late
+
+    def _doubt(self, pooled: Tensor, role: str) -> Tensor:
+        """(texts, 3 · width) after the first layers → (texts,): below 0 nothing can be wrong (see `gate`)."""
+        w, b, v, c = (self._p[f"gate.{role}.{name}"] for name in ("w", "b", "v", "c"))
+        return F.linear(F.gelu(F.linear(pooled, w, b)), v[None])[:, 0] + c
 
     def _heads(self, pooled: Tensor, role: str) -> Tensor:
         return F.linear(pooled, self._p[f"head.{role}.w"], self._p[f"head.{role}.b"])

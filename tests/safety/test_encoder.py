@@ -163,14 +163,16 @@ def test_a_gate_stops_what_is_clear_and_leaves_the_rest_alone(base: Path, monkey
     plain = make_reader(base, eight=True)
     trained = [Example(text, "post", Lesson({}), False, 1.0) for text in [*TEXTS, "a b c", "x y z"] for _ in range(8)]
     early = fit_gate(plain, trained, 0, lambda line: None)
-    assert early["early.prompt.w"].shape == (len(OUTPUTS) + 1, 3 * WIDTH)
+    assert early["early.prompt.w"].shape == (len(OUTPUTS), 3 * WIDTH) and early["gate.prompt.w"].shape[1] == 3 * WIDTH
+    again = fit_gate(plain, trained, 0, lambda line: None)
+    assert all(torch.equal(early[name], again[name]) for name in early)
     whole = plain.logits(TEXTS, "prompt")
     for bias, stops in ((1e3, False), (-1e3, True)):
-        early["early.prompt.b"][-1] = bias
+        early["gate.prompt.c"][0] = bias
         gated = make_reader(base, eight=True, early=early)
         assert np.allclose(gated.logits(TEXTS, "prompt", whole=True), whole, atol=0.02)
         assert np.allclose(gated.logits(TEXTS, "prompt"), whole, atol=0.02) is not stops
-    early["early.prompt.b"][-1] = 1e3
+    early["gate.prompt.c"][0] = 1e3
     some = make_reader(base, eight=True, early=early).logits(TEXTS, "prompt", most=1)
     assert sum(np.allclose(one, other, atol=0.02) for one, other in zip(some, whole, strict=True)) == 1
 
