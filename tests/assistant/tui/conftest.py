@@ -46,5 +46,6 @@ def _still(monkeypatch, tmp_path):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(clipboard, "ways", lambda environ: [])  # nobody's clipboard is written
     say.use("en")
+    say.use_keys({})
     yield
     time.tzset()

@@ -77,6 +77,7 @@ class ChatBase(TellingScreen[None]):
     def retranslate(self) -> None:
         """Say everything again in the language in force."""
         self.prompt.placeholder = say("prompt.placeholder")
+        self.refresh_queue()
         self._show_keys()
         for widget in self.query("*"):
             if widget is not self and hasattr(widget, "retranslate"):
