@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import getpass
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, Literal
 
+from assistant.audit.remarks import note_of
 from assistant.errors import UsageError
-from assistant.store import content
 from assistant.store.canonical import unmicro
 from assistant.store.ledger import Ledger, TurnRow
 from assistant.store.listing import row_of
@@ -96,6 +97,14 @@ def add_review(
     return ledger.record_event("review", fields, content={"remarks": remarks})
 
 
+def login_name() -> str:
+    """Who judges when nobody is named: the login name, empty where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return ""
+
+
 def reviews(ledger: Ledger) -> list[Review]:
     """Every judgement that counts: the last one of each text, oldest first."""
     last: dict[tuple[str, str], Review] = {}
@@ -104,7 +113,7 @@ def reviews(ledger: Ledger) -> list[Review]:
         LEFT JOIN content c ON c.seq = l.seq AND c.part = 'remarks' WHERE l.kind = 'review' ORDER BY l.seq"""
     ):
         record = json.loads(text)
-        remarks = _remarks(codec, body)
+        remarks = note_of(codec, body)
         if "side" not in record and record.get("label") in _MARKS and "turn" in record:
             record |= _mark(ledger, record)
         if {"turn", "side", "label"} <= record.keys():
@@ -176,13 +185,3 @@ def _judged_side(turn: Turn) -> Side:
 
 def _seqs(ledger: Ledger, sql: str, limit: int) -> list[int]:
     return [seq for (seq,) in ledger.query(sql, (limit,))]
-
-
-def _remarks(codec: str | None, body: bytes | None) -> dict[str, Any]:
-    if codec is None or body is None:
-        return {}
-    try:
-        value = json.loads(content.decode(codec, body))
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

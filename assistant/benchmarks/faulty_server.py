@@ -53,6 +53,8 @@ class Script:
     refuses: frozenset[str] = frozenset()
     """Parameters that are answered with status 400."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    flood: int = 0
+    """Status of an answer without end to everything that is asked; 0 for none."""
 
 
 class FaultyServer:
@@ -64,6 +66,8 @@ class FaultyServer:
         """The bodies of the chat requests so far, each with the key that was sent as `authorization`."""
         self.hung_up = threading.Event()
         """Set when a client left in the middle of a reply."""
+        self.flooded = 0
+        """Bytes of answers without end that were written so far."""
         self.port = 0
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -116,6 +120,8 @@ class FaultyServer:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         text = await reader.readexactly(int(headers.get("content-length", 0)))
         body = json.loads(text) if text else {}
+        if self.script.flood:
+            return await self._flood(writer)
         if self.script.key and headers.get("authorization") != f"Bearer {self.script.key}":
             return _answer(writer, 401, {"error": {"message": f"Incorrect API key provided: {headers.get('authorization')}"}})
         if method == "GET" and path == "/v1/models":
@@ -151,6 +157,17 @@ class FaultyServer:
             return _hang_up(writer, abruptly=fault == "half_reset")
         writer.write(b"0\r\n\r\n")
         return True
+
+    async def _flood(self, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % self.script.flood)
+        try:
+            while True:
+                writer.write(b"10000\r\n" + b"[" * 0x10000 + b"\r\n")
+                self.flooded += 0x10000
+                await writer.drain()
+        except ConnectionError:
+            self.hung_up.set()
+            raise
 
     async def _events(self, path: str, body: Mapping[str, Any], fault: Fault | None) -> AsyncIterator[bytes]:
         words = list(self.script.words)[: None if self.script.endless else body.get("max_tokens") or None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,10 +62,10 @@ def next_turns(db: Path | None, as_json: bool, source: Any, limit: int, seed: in
 @database_options
 def add(db: Path | None, as_json: bool, turn: str, label: Any, side: Any, category: str, note: str, reviewer: str) -> None:
     """Judge one text of a turn. TURN is an id or the beginning of one."""
-    from assistant.audit.review import add_review
+    from assistant.audit.review import add_review, login_name
 
     with open_ledger(db, write=True) as ledger:
-        seq = add_review(ledger, turn, label, side=side, category=category, note=note, reviewer=reviewer or getpass.getuser())
+        seq = add_review(ledger, turn, label, side=side, category=category, note=note, reviewer=reviewer or login_name())
     print_json({"seq": seq}) if as_json else say(f"logged as record {seq}")
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from assistant.errors import ModelError, UsageError
 from assistant.lm import catalog
@@ -19,7 +19,8 @@ from assistant.served.replies import Reader
 from assistant.turn import SERVED, Finish, Message, ModelInfo, ReplyToken, Sampling, Usage
 
 CANDIDATES = 5
-CHAT, COMPLETION = "/chat/completions", "/completions"
+CHAT: Final = "/chat/completions"
+COMPLETION: Final = "/completions"
 
 
 @dataclass(frozen=True, slots=True)

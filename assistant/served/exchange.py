@@ -12,12 +12,13 @@ import random
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 
 from assistant.errors import ModelError
 from assistant.served.address import without
+from assistant.served.answers import LONGEST_ANSWER, TooLong, cut_complaint, value, whole
 from assistant.served.sse import MalformedStream, events
 
 CONNECT_SECONDS = 10.0
@@ -42,17 +43,23 @@ class Server:
 
     async def _open(self) -> openai.AsyncOpenAI:
         limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
-        return openai.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", timeout=limits, max_retries=0)
+        client = openai.DefaultAsyncHttpxClient(event_hooks={"response": [cut_complaint]})
+        return openai.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", timeout=limits, max_retries=0, http_client=client)
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The result of `work`, done on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One plain answer: GET, or POST with a body. Raises ModelError."""
+    def request(self, path: Literal["/models", "/completions"], body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One plain answer of at most `LONGEST_ANSWER` bytes: the list of models, or a completion of `body`. Raises ModelError."""
 
         async def once() -> Any:
-            return await (self._client.get(path, cast_to=object) if body is None else self._client.post(path, body=body, cast_to=object))
+            if path == "/models":
+                asked = self._client.models.with_streaming_response.list()
+            else:
+                asked = self._client.completions.with_streaming_response.create(**_arguments(body or {}))
+            async with asked as response:
+                return value(await whole(response.iter_bytes()))
 
         async def work() -> Any:
             for attempt in range(self.retries + 1):
@@ -101,6 +108,10 @@ class Server:
             return ModelError(f"the server {url} cannot answer now ({status}: {reason}): try again later")
         if status:
             return ModelError(f"the server {url} refused the request ({status}: {reason}): change it, or choose another model")
+        if isinstance(error, TooLong):
+            return ModelError(
+                f"the server {url} sent an answer of more than {LONGEST_ANSWER >> 20} MB: check --base-url, or ask less at once"
+            )
         if isinstance(error, MalformedStream):
             return ModelError(f"the server {url} sent {reason}: check --base-url, or ask again")
         return ModelError(f"the server {url} broke off its reply ({reason}): what had come is kept; ask again")
@@ -157,10 +168,8 @@ class Stream:
     async def _once(self) -> None:
         completions = self._server._client.chat.completions if self._path.startswith("/chat") else self._server._client.completions
         create: Callable[..., Any] = completions.with_streaming_response.create
-        extra = {name: value for name, value in self._body.items() if name in OPTIONAL}
-        usual = {name: value for name, value in self._body.items() if name not in OPTIONAL}
         ended = False
-        async with create(**usual, extra_body=extra, stream=True) as response:
+        async with create(**_arguments(self._body), stream=True) as response:
             async for event in events(response.iter_bytes()):
                 self._heard = self._heard or _says_something(event)
                 ended = ended or _ends(event)
@@ -184,6 +193,12 @@ class Stream:
         return False
 
 
+def _arguments(body: dict[str, Any]) -> dict[str, Any]:
+    """`body` as the client's `create` wants it."""
+    extra = {name: value for name, value in body.items() if name in OPTIONAL}
+    return {**{name: value for name, value in body.items() if name not in OPTIONAL}, "extra_body": extra}
+
+
 def _says_something(event: dict[str, Any]) -> bool:
     choices = event.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -202,7 +217,7 @@ def _worth_another(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code in _AGAIN
-    return not _caused_by(error, ssl.SSLError)
+    return not isinstance(error, TooLong) and not _caused_by(error, ssl.SSLError)
 
 
 def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -53,6 +53,7 @@ class PellucidApp(App[int]):
         super().__init__()
         self.session = session
         self.own_keys = dict(own_keys or {})
+        say.use_keys(self.own_keys)
         self._conversation = conversation
         self._recovered = recovered
         for theme in THEMES:

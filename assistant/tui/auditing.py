@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from assistant.audit.remarks import Remark
+
+Label = Literal["safe", "unsafe", "unsure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,18 @@ def note_export(ledger: Any, name: str, filters: Mapping[str, Any]) -> None:
         appender.append("export", {"format": form, **({"filter": dict(filters)} if filters else {}), "texts": True, "by": "audit browser"})
 
 
-def review(ledger: Any, turn: str, label: Literal["safe", "unsafe", "unsure"], note: str = "") -> int:
-    """Log what a person thinks of the text that was judged in `turn`. Returns the record's number. Raises LedgerError."""
-    from assistant.audit.review import add_review
+def review(ledger: Any, turn: str, label: Label, note: str = "") -> int:
+    """Log what the person logged in thinks of the text that was judged in `turn`, and why.
 
-    return add_review(ledger, turn, label, note=note)
+    Returns the record's number. Raises LedgerError.
+    """
+    from assistant.audit.review import add_review, login_name
+
+    return add_review(ledger, turn, label, note=note, reviewer=login_name())
+
+
+def remarks(ledger: Any, turn: str) -> list[Remark]:
+    """What was judged and erased of `turn`, and why. Raises LedgerError."""
+    from assistant.audit.remarks import remarks as read
+
+    return read(ledger, turn)

@@ -10,10 +10,11 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from textual.binding import Binding
 from textual.keys import KEY_NAME_REPLACEMENTS, Keys
 
 from assistant.errors import UsageError
-from assistant.tui.commands import COMMANDS
+from assistant.tui.commands import COMMANDS, command
 from assistant.tui.screen_keys import SCREEN_KEYS
 
 _MODIFIERS = {"ctrl", "alt", "shift", "super", "meta", "hyper"}
@@ -63,8 +64,20 @@ def _check(path: Path, name: str, key: str, place: str) -> None:
         raise UsageError(f"{path}: {name}: there is no key {key!r}; keys are written like ctrl+t, f5, alt+up, slash")
     if key in _SAME:
         raise UsageError(f"{path}: {name}: terminals cannot tell {key} from {_SAME[key]}: choose another key")
-    if place == "chat" and not set(modifiers) - {"shift"} and (len(last) == 1 or last in ("space", "enter") or _is_character(last)):
+    writes = len(last) == 1 or last in ("space", "enter") or (last != "escape" and _is_character(last))
+    if place == "chat" and writes and not set(modifiers) - {"shift"}:
         raise UsageError(f"{path}: {name}: {key} is needed for writing messages: choose one with ctrl or alt, or a function key")
+    if name in ("stop", "edit") and key in _keys_of_the_box() and key not in command(name).keys.split(","):
+        raise UsageError(f"{path}: {name}: {key} already does something in the message box: choose another key")
+
+
+def _keys_of_the_box() -> set[str]:
+    """What the message box does something with. Most commands go before it; those that Esc and Ctrl+E are for come after."""
+    from assistant.tui.widgets.prompt import PromptInput
+
+    given = [binding for kind in PromptInput.__mro__ for binding in vars(kind).get("BINDINGS", ())]
+    keys = (binding.key if isinstance(binding, Binding) else binding[0] for binding in given)
+    return {key for several in keys for key in _split(several)}
 
 
 def _is_character(name: str) -> bool:

@@ -8,7 +8,7 @@ the last list, an id of a turn does as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from assistant.errors import LedgerError, UsageError
 from assistant.tui import auditing, export, trace
@@ -79,7 +79,7 @@ class PlainAudit:
 
     def _show(self, rest: str) -> None:
         turn = self._turn(rest)
-        self._tree(trace.trace(turn, self._ledger.attributions(turn.id)), 0)
+        self._tree(trace.trace(turn, self._ledger.attributions(turn.id), auditing.remarks(self._ledger, turn.id)), 0)
 
     def _tree(self, node: trace.Node, depth: int) -> None:
         self._chat.say("  " * depth + node.text)
@@ -92,20 +92,21 @@ class PlainAudit:
         self._chat.say(say("audit.sound", records=check.records) if check.sound else say("audit.broken", summary=check.summary))
 
     def _review(self, rest: str) -> None:
-        word, _, label = rest.partition(" ")
+        word, label, note = [*rest.split(maxsplit=2), "", "", ""][:3]
         labels = {say(f"audit.review_{one}").lower(): one for one in ("safe", "unsafe", "unsure")}
-        chosen = labels.get(label.strip().lower(), label.strip())
+        chosen = labels.get(label.lower(), label)
         if chosen not in labels.values():
             raise UsageError(say("plain.audit_how"))
-        auditing.review(self._ledger, self._turn(word).id, cast(Literal["safe", "unsafe", "unsure"], chosen))
+        auditing.review(self._ledger, self._turn(word).id, cast(auditing.Label, chosen), note.strip())
         self._chat.say(say("audit.reviewed"))
 
     def _redact(self, rest: str) -> None:
-        turn = self._turn(rest)
+        word, _, reason = rest.partition(" ")
+        turn = self._turn(word)
         self._chat.say(f"{turn.id} · {one_line(turn.prompt, 60)}")
         self._chat.say(say("audit.redact_text"))
         if self._chat.agrees():
-            self._chat.say(say("audit.redacted", count=auditing.redact(self._ledger, [turn.id], None, "audit")))
+            self._chat.say(say("audit.redacted", count=auditing.redact(self._ledger, [turn.id], None, reason.strip() or "audit")))
 
     def _export(self, rest: str) -> None:
         if not rest:

@@ -96,7 +96,7 @@ class Stages:
         if self.attribution:
             return Content.styled(f"✓ {word}", "$text-success")
         can = self.finish not in (None, "blocked_prompt", "blocked_output") and self.tokens > 0
-        return Content.styled(f"· {word} F3" if can and not short else f"· {word}", _IDLE)
+        return Content.styled(f"· {say('stage.inspect')}" if can and not short else f"· {word}", _IDLE)
 
 
 def _verdict(word: str, verdict: Verdict | None, busy: bool, short: bool) -> Content:

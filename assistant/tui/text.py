@@ -1,7 +1,8 @@
 """Every sentence of the interface, in the language in force. The sentences are in `data/ui/<language>.toml`.
 
 One catalogue for the process: the language is a property of the person before the screen. Widgets that show fixed text
-implement `retranslate()`, which the application calls when the language is switched.
+implement `retranslate()`, which the application calls when the language is switched. A sentence names a key by its
+command, as `{key.stop}`.
 """
 
 from __future__ import annotations
@@ -43,16 +44,28 @@ class Catalogue:
     def __init__(self) -> None:
         self.language = ""
         self._sentences: dict[str, str] = {}
+        self._keys: object = None
 
     def use(self, language: str) -> None:
         """Switch to `language`."""
         self._sentences = read_catalogue(language)
         self.language = language
 
+    def use_keys(self, own: Mapping[str, str]) -> None:
+        """Let sentences name the person's `own` keys, by command, and the usual ones for the rest."""
+        from assistant.tui.said_keys import KeyNames
+
+        self._keys = KeyNames(own)
+
     def __call__(self, key: str, **values: object) -> str:
         if not self._sentences:
             self.use("en")
-        return self._sentences[key].format(**values)
+        sentence = self._sentences[key]
+        if "{key." in sentence:
+            if self._keys is None:
+                self.use_keys({})
+            return sentence.format(**values, key=self._keys)
+        return sentence.format(**values)
 
     def counted(self, key: str, count: int) -> str:
         """The sentence `key` about `count` things; about one thing `key` with `_one`."""

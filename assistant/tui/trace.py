@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
@@ -17,6 +18,9 @@ from assistant.turn import Turn
 from explain.attribution import Attribution
 from safety.verdict import Action, Verdict
 
+if TYPE_CHECKING:
+    from assistant.audit.remarks import Remark
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -27,8 +31,8 @@ class Node:
     children: tuple[Node, ...] = field(default=())
 
 
-def trace(turn: Turn, attributions: Sequence[Attribution]) -> Node:
-    """What happened in `turn`, layer by layer."""
+def trace(turn: Turn, attributions: Sequence[Attribution], remarks: Sequence[Remark] = ()) -> Node:
+    """What happened in `turn`, layer by layer, and what people said of it since."""
     stages = [
         _verdict(say("trace.prompt"), turn.prompt_verdict, turn.prompt),
         _generation(turn),
@@ -37,6 +41,7 @@ def trace(turn: Turn, attributions: Sequence[Attribution]) -> Node:
     ]
     if not attributions and turn.in_context:
         stages.append(Node(f"· {say('trace.attribution')} · {say('trace.not_computed')}"))
+    stages += [_remark(remark) for remark in remarks]
     return Node(f"{say('trace.turn', id=turn.id)} · {moment(turn.created_us)}", "bold", tuple(stages))
 
 
@@ -78,6 +83,16 @@ def _generation(turn: Turn) -> Node:
 def _attribution(attribution: Attribution) -> Node:
     quality = [Node(one_line(f"{name}: {value}", 80)) for name, value in attribution.quality.items()]
     return Node(one_line(f"✓ {say('trace.attribution')} · {attribution.method} · {attribution.target}"), "$text-success", tuple(quality))
+
+
+def _remark(remark: Remark) -> Node:
+    by = f" · {one_line(remark.who, 40)}" if remark.who else ""
+    why = (Node(one_line(remark.text, 1000)),) if remark.text else ()
+    if remark.kind == "redact":
+        return Node(f"— {say('trace.redact')} · {moment(remark.ts)}{by}", "$foreground 62%", why)
+    label = say.get(f"audit.review_{remark.label}", remark.label)
+    side = f" · {say.get('side.' + remark.side, remark.side)}" if remark.side else ""
+    return Node(one_line(f"• {say('trace.review')}{side} · {label} · {moment(remark.ts)}{by}"), "", why)
 
 
 def texts(turn: Turn) -> Content:

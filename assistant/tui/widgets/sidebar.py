@@ -31,10 +31,11 @@ class Sidebar(Vertical):
 
     @dataclass
     class Wanted(Message):
-        """More conversations (`before` the last one shown), or the hits of `query`."""
+        """More conversations (`before` the last one shown), or hits of `query` (`below` the record of the last one shown)."""
 
         query: str
         before: str | None = None
+        below: int | None = None
 
     @dataclass
     class Chosen(Message):
@@ -46,6 +47,7 @@ class Sidebar(Vertical):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self._targets: list[tuple[str, str | None]] = []
+        self._last_hit: int | None = None
         self._complete = False
         self.current: str | None = None
 
@@ -67,6 +69,7 @@ class Sidebar(Vertical):
 
     def refresh_rows(self) -> None:
         """Ask for the rows again from the start."""
+        self._complete = True  # nothing goes below the rows of an earlier search
         self.post_message(self.Wanted(self.query_text))
 
     def retranslate(self) -> None:
@@ -85,21 +88,24 @@ class Sidebar(Vertical):
         if not self._targets:
             self._say("sidebar.empty")
 
-    def show_hits(self, hits: Sequence[Any]) -> None:
-        """Show what a search found."""
+    def show_hits(self, hits: Sequence[Any], append: bool) -> None:
+        """Show a page of what a search found."""
         if not self.query(OptionList):
             return
-        self._clear()
-        self._complete = True
+        if not append:
+            self._clear()
+        self._complete = len(hits) < PAGE
+        self._last_hit = hits[-1].seq if hits else None
         self._add([(hit.conversation, hit.turn) for hit in hits], [_hit(hit, self._width) for hit in hits])
-        if not hits:
+        if not self._targets:
             self._say("sidebar.nothing")
 
     def mark(self, conversation: str | None) -> None:
         """Mark the conversation that is open."""
         if conversation != self.current:
             self.current = conversation
-            self.refresh_rows()
+            if not self.query_text:  # hits bear no mark
+                self.refresh_rows()
 
     @property
     def _width(self) -> int:
@@ -132,10 +138,12 @@ class Sidebar(Vertical):
     @on(OptionList.OptionHighlighted)
     def _near_the_end(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        if self._complete or not self._targets or self.query_text:
+        if self._complete or event.option_index < len(self._targets) - 5:
             return
-        if event.option_index >= len(self._targets) - 5:
-            self._complete = True  # until the page asked for has come
+        self._complete = True  # until the page asked for has come
+        if query := self.query_text:
+            self.post_message(self.Wanted(query, below=self._last_hit))
+        elif self._targets:
             self.post_message(self.Wanted("", before=self._targets[-1][0]))
 
     @on(OptionList.OptionSelected)

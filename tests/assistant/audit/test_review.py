@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from assistant.audit.review import add_review, queue, reviews, training_rows
+from assistant.audit.redact import redact
+from assistant.audit.remarks import note_of, remarks
+from assistant.audit.review import add_review, login_name, queue, reviews, training_rows
 from assistant.audit.stats import bars, group, judged, latencies
 from assistant.cli.audit import audit
-from assistant.errors import UsageError
+from assistant.errors import LedgerError, UsageError
 from assistant.store.ledger import Ledger
 from safety.verdict import Action, Verdict
 from tests.assistant.store.conftest import log_turn
@@ -154,3 +156,33 @@ def test_commands(filled: Ledger, path: Path, tmp_path: Path) -> None:
     assert value["reviews"][0]["false_positives"] == 1 and value["groups"][0]["turns"] == 10
     assert json.loads(run("list", "--reviewed", "--json", "--db", path).stdout)[0]["turn"] == "OUT"
     assert run("verify", "--db", path).exit_code == 0
+
+
+def test_the_remarks_about_a_turn_are_its_reviews_and_why_it_was_erased(filled: Ledger) -> None:
+    add_review(filled, "F0", "unsafe", note="初审", reviewer="Ann")
+    filled.record_event("review", {"turn": "F0", "label": "wrong_block"})
+    add_review(filled, "F1", "safe", note="another turn")
+    assert [(r.kind, r.label, r.side, r.text, r.who) for r in remarks(filled, "F0")] == [
+        ("review", "unsafe", "prompt", "初审", "Ann"),
+        ("review", "wrong_block", "", "", ""),
+    ]
+    redact(filled, "F0", "on request", actor="Bo")
+    said = remarks(filled, "F0")
+    assert [(r.kind, r.text, r.who) for r in said][-1] == ("redact", "on request", "Bo")
+    assert [r.label for r in said] == ["unsafe", "wrong_block", ""]
+    assert [r.text for r in remarks(filled, "F1")] == ["another turn"] and remarks(filled, "nobody") == []
+
+
+@pytest.mark.parametrize("body", [b"not json", b"[1]", b"[" * 100_000, b""])
+def test_a_note_that_cannot_be_read_is_none(body: bytes) -> None:
+    assert note_of("text", body) == {} and note_of(None, None) == {}
+    with pytest.raises(LedgerError, match="audit verify"):
+        note_of("text", b"\xff")
+
+
+def test_without_a_login_name_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("uid")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    assert login_name() == ""

@@ -9,13 +9,17 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra `served`: pip install 'pellucid[served]'")
 
-from assistant.benchmarks.faulty_server import FAULTS, Script
+from assistant.benchmarks.faulty_server import FAULTS, FaultyServer, Script
 from assistant.cli.main import main
 from assistant.errors import ModelError, UsageError
 from assistant.events import Prefilled, Text
 from assistant.pipeline import Request, respond
 from assistant.served.address import checked, key_for
+from assistant.served.answers import LONGEST_ANSWER
 from assistant.served.engine import ServedEngine
+from assistant.served.exchange import Server
+from assistant.tui.text import say
+from assistant.tui.told import told
 from assistant.turn import SERVED, Sampling
 
 SAMPLING = Sampling(seed=2**40 + 1, top_k=40, stop=("END",))
@@ -227,6 +231,39 @@ def test_wrong_addresses_are_said(serve, connect):
         connect(server, "other")
     with pytest.raises(UsageError, match="base-url"):
         ServedEngine.connect("", "", timeout=1, retries=0, context_length=512)
+
+
+@pytest.mark.parametrize("path", ["/models", "/completions"])
+def test_an_answer_without_end_is_refused_before_it_fills_the_memory(serve, path):
+    server = serve(Script(flood=200))
+    client = Server(server.url, "", timeout=5, retries=3)
+    with pytest.raises(ModelError, match=r"sent an answer of more than 8 MB: check --base-url") as refused:
+        client.request(path, {"model": "m", "prompt": "x"})
+    assert server.hung_up.wait(5) and server.flooded < 3 * LONGEST_ANSWER  # asked once, and what was on its way
+    say.use("zh")
+    assert "超过 8 MB" in told(refused.value)
+    client.close()
+
+
+@pytest.mark.parametrize(("status", "words"), [(400, "refused the request"), (401, "does not accept the key"), (503, "cannot answer now")])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_complaint_without_end_is_cut_and_still_means_what_it_means(serve, status, words, streamed):
+    server = serve(Script(flood=status))
+    client = Server(server.url, "", timeout=5, retries=1, pause=0.001)
+    with pytest.raises(ModelError, match=words) as refused:
+        list(client.stream("/chat/completions", {"model": "m", "messages": []}, None)) if streamed else client.request("/models")
+    assert len(str(refused.value)) < 500 and server.hung_up.wait(5)
+    assert server.flooded < LONGEST_ANSWER  # twice at most; what sockets hold included
+    client.close()
+
+
+@pytest.mark.parametrize("body", ["It works!", '"text"', "[" * 100_000, "", "{"])
+def test_an_answer_that_is_no_object_is_said(serve, monkeypatch, body):
+    monkeypatch.setattr(FaultyServer, "_whole", lambda *anything: body)
+    client = Server(serve().url, "", timeout=5, retries=0)
+    with pytest.raises(ModelError, match="does not speak the OpenAI protocol"):
+        client.request("/completions", {"model": "m", "prompt": "x"})
+    client.close()
 
 
 def test_a_served_model_shows_nothing_of_its_inside(serve, home, capsys):

@@ -9,6 +9,7 @@ import textual._compositor
 import textual.css.stylesheet
 from textual.css.parse import parse
 
+from assistant.tui import clipboard
 from assistant.tui.text import say
 
 _PARSED = {}
@@ -43,6 +44,8 @@ def _still(monkeypatch, tmp_path):
     monkeypatch.setenv("PELLUCID_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TEXTUAL_DISABLE_KITTY_KEY", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(clipboard, "ways", lambda environ: [])  # nobody's clipboard is written
     say.use("en")
+    say.use_keys({})
     yield
     time.tzset()

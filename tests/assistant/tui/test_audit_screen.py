@@ -100,7 +100,7 @@ async def test_the_badge_says_whether_the_log_is_sound(monkeypatch):
 
 async def test_erasing_asks_first(monkeypatch):
     erased = []
-    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: erased.append(turns) or 1)
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: erased.append((turns, reason)) or 1)
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await shows(pilot, "zh.ignore")
@@ -111,19 +111,45 @@ async def test_erasing_asks_first(monkeypatch):
         await pilot.press("r")
         await shows(pilot, "Erase the texts of this turn?")
         await pilot.press("y")
-        await wait_until(pilot, lambda: erased == [["T0003"]])
+        await wait_until(pilot, lambda: erased == [(["T0003"], "audit")])
+
+
+async def test_the_reason_of_an_erasure_goes_into_the_log_and_enter_alone_never_erases(monkeypatch):
+    erased = []
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: erased.append(reason) or 1)
+    async with running(FakeSession(ledger=ledger())) as pilot:
+        await opened(pilot)
+        await shows(pilot, "zh.ignore")
+        await pilot.press("r")
+        await shows(pilot, "name nobody")
+        pilot.app.screen.query_one("Input").focus()
+        await pilot.press(*"any [/x]", "enter")  # y and n are letters here
+        assert erased == [] and pilot.app.screen.query_one("#confirm").has_focus
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: erased == ["any [/x]"])
+        await pilot.press("r")
+        await shows(pilot, "name nobody")
+        pilot.app.screen.query_one("Input").value = "x\x1b[2J" + "y" * 400
+        await pilot.press("escape")
+        assert erased == ["any [/x]"]
 
 
 async def test_a_review_is_logged(monkeypatch):
     logged = []
-    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label: logged.append((turn, label)) or 1)
+    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label, note: logged.append((turn, label, note)) or 1)
     async with running(FakeSession(ledger=ledger())) as pilot:
         await opened(pilot)
         await shows(pilot, "zh.ignore")
         await pilot.press("w")
         await shows(pilot, "Is the text that was judged safe?")
         await pilot.press("down", "enter")
-        await wait_until(pilot, lambda: logged == [("T0003", "unsafe")])
+        await wait_until(pilot, lambda: logged == [("T0003", "unsafe", "")])
+        await pilot.press("w")
+        await shows(pilot, "Note: why")
+        await pilot.press("down", "down", "tab", *"why [/x]", "enter")
+        await wait_until(pilot, lambda: logged[1:] == [("T0003", "unsure", "why [/x]")])
+        await pilot.press("w", "tab", *"left", "escape")
+        assert len(logged) == 2
 
 
 async def test_the_list_is_exported(tmp_path):
@@ -200,7 +226,7 @@ async def test_an_export_that_breaks_off_leaves_no_file(tmp_path):
 
 async def test_what_is_judged_leaves_the_queue(monkeypatch):
     fake = FakeSession(ledger=ledger())
-    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label: ledger.reviewed.add(turn) or 1)
+    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label, note: ledger.reviewed.add(turn) or 1)
     async with running(fake) as pilot:
         await opened(pilot)
         await pilot.press("F")

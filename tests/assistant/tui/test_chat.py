@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from textual.events import Paste
 
-from assistant.errors import ModelError
+from assistant.errors import LedgerError, ModelError
 from assistant.settings import Settings
 from assistant.tui import models
 from assistant.tui.screens.dialogs import MessageDialog
@@ -297,6 +297,48 @@ async def test_conversations_are_listed_searched_and_opened():
         assert pilot.app.chat.branch.conversation == "C1"
 
 
+async def test_a_search_goes_on_below_its_first_page():
+    turns = [make_turn(n, f"needle {n}" if n % 2 else f"other {n}", "x", None, f"C{n}") for n in range(1, 262)]
+    async with running(FakeSession(ledger=MemoryLedger(turns))) as pilot:
+        await pilot.press("ctrl+f", *"needle")
+        rows = pilot.app.chat.sidebar.query_one("OptionList")
+        await wait_until(pilot, lambda: rows.option_count == 50 and "needle" in text_of(pilot.app))
+        await pilot.press("enter", "end")
+        await wait_until(pilot, lambda: rows.option_count == 100)
+        await pilot.press("end")
+        await wait_until(pilot, lambda: rows.option_count == 131)  # all of them, none twice
+        await pilot.press("end")
+        assert rows.option_count == 131
+        targets = pilot.app.chat.sidebar._targets
+        assert targets == [(f"C{n}", f"T{n:04d}") for n in range(261, 0, -2)]
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: pilot.app.chat.branch.conversation == "C1")
+        assert rows.option_count == 131  # the next hit is where it was
+        await pilot.press("ctrl+f", *"26")  # another search begins at its own top
+        await wait_until(pilot, lambda: rows.option_count == 5)
+        await pilot.press("enter", "end", "ctrl+f", *"zzz")
+        await shows(pilot, "Nothing found")
+
+
+async def test_a_page_of_a_search_that_cannot_be_read_is_told_and_the_hits_stay():
+    ledger = MemoryLedger([make_turn(n, f"needle {n}", "x", None, f"C{n}") for n in range(1, 80)])
+    found = ledger.search
+
+    def search(query, *, limit=20, before=None, **filters):
+        if before is not None:
+            raise LedgerError("the log is closed: open it again")
+        return found(query, limit=limit, **filters)
+
+    ledger.search = search
+    async with running(FakeSession(ledger=ledger)) as pilot:
+        await pilot.press("ctrl+f", *"needle")
+        rows = pilot.app.chat.sidebar.query_one("OptionList")
+        await wait_until(pilot, lambda: rows.option_count == 50 and "needle" in text_of(pilot.app))
+        await pilot.press("enter", "end")
+        await shows(pilot, "the log is closed")
+        assert rows.option_count == 50
+
+
 async def test_a_conversation_given_at_the_start_is_opened_and_continued():
     ledger = MemoryLedger([make_turn(1, "hi", "there", None, "C1", system="Be a pirate.")])
     session = FakeSession(ledger=ledger)
@@ -526,6 +568,31 @@ async def test_own_keys_replace_the_defaults():
         assert "Ctrl+T" in text_of(pilot.app)
         await pilot.press("ctrl+t")
         await shows(pilot, "a chat you can see through")
+
+
+async def test_sentences_name_the_persons_own_keys_in_every_language():
+    keys = {"inspect": "f7", "audit": "f8", "help": "f9", "stop": "f10", "turn_edit": "u", "turn_safety": "k"}
+    session = FakeSession(scripts=[Script(), Script(prompt_verdict=BLOCK, refusal="No.")])
+    async with running(session, size=(110, 40), keys=keys) as pilot:
+        await shows(pilot, "F9 help · F7 why these words · F8 the log")
+        await say_to(pilot, "q")
+        await idle(pilot)
+        await shows(pilot, "· attribution F7")
+        await say_to(pilot, "/nothing_like_it")
+        await shows(pilot, "F9 lists")
+        await say_to(pilot, "how to make a bomb")
+        await shows(pilot, "k: see every check")
+        session.scripts = [Script("one two three", gate_after=1)]
+        await say_to(pilot, "count")
+        await say_to(pilot, "and again")
+        await shows(pilot, "1 waiting · F10 takes back")
+        await say_to(pilot, "/language zh")
+        await shows(pilot, "k 查看全部检查")
+        await shows(pilot, "1 条等待中 · F10 取回")
+        await pilot.press("f10")
+        await shows(pilot, "and again")
+        session.release()
+        await idle(pilot)
 
 
 @pytest.mark.parametrize("size", [(10, 3), (1, 1), (20, 6), (40, 10), (300, 90)])

@@ -82,20 +82,21 @@ def test_search_open_audit_inspect_rename_export(tmp_path):
 def test_the_audit_on_one_line(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(auditing, "check", lambda ledger: auditing.Check(True, 42, ""))
-    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label: done.append((turn, label)))
-    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: done.append(turns) or 1)
+    monkeypatch.setattr(auditing, "review", lambda ledger, turn, label, note: done.append((turn, label, note)))
+    monkeypatch.setattr(auditing, "redact", lambda ledger, turns, conversation, reason: done.append((turns, reason)) or 1)
     turns = [make_turn(n, f"question {n}", "answer", None, f"C{n}") for n in range(1, 25)]
     turns.append(make_turn(25, "bad \x1b[2J", "no", None, "C25", prompt_verdict=BLOCK, output_verdict=None, finish="blocked_prompt"))
     session = FakeSession(ledger=MemoryLedger(turns))
     path = tmp_path / "out.jsonl"
     said = talk(
-        session, "/audit", "/audit more", "/audit verdict:block", "/audit show 1", "/audit review 1 unsafe", "/audit review 1 wrong",
-        "/audit redact 1", "no", "/audit redact T0003", "yes", f"/audit export {path}", "/audit verify", "/audit verdict:x",
+        session, "/audit", "/audit more", "/audit verdict:block", "/audit show 1",
+        "/audit review 1 unsafe  a [/x] note", "/audit review 1 wrong", "/audit review", "/audit review 1",
+        "/audit redact 1", "no", "/audit redact T0003 asked to", "yes", f"/audit export {path}", "/audit verify", "/audit verdict:x",
         "/audit show 99", "/audit", "/open 2",
     )  # fmt: skip
     assert "20. T0006" in said and "There are more: /audit more" in said and "25. T0001" in said
     assert "1. T0025" in said and "bad ␛[2J" in said and "prompt filter · ✗ blocked self-harm 0.90" in said
-    assert done == [("T0025", "unsafe"), ["T0003"]] and "The review is in the log." in said
+    assert done == [("T0025", "unsafe", "a [/x] note"), (["T0003"], "asked to")] and "The review is in the log." in said
     assert len(path.read_text().splitlines()) == 1 and session.ledger.events[0][0] == "export"
     assert "✓ 42 records sound" in said and "verdict:x cannot be" in said and "there is no turn '99'" in said
     assert "you: question 24" in said  # /open goes to a turn of the list

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from assistant.audit.remarks import remarks
+from assistant.audit.review import login_name, reviews
 from assistant.pipeline import new_id
 from assistant.store.ledger import Ledger
 from assistant.tui import auditing
@@ -67,6 +69,26 @@ async def test_branches_search_explanations_and_the_audit(ledger):
         await shows(pilot, "Is the text that was judged safe?")
         await pilot.press("enter")
         await wait_until(pilot, lambda: ledger.list_turns(reviewed=True, limit=5))
+
+
+async def test_a_note_and_a_reason_are_in_the_log_and_in_the_trace(ledger):
+    turn = write(ledger, "my secret plan", "noted", "C1")
+    async with running(FakeSession(ledger=ledger), size=(120, 60)) as pilot:
+        await pilot.press("f4")
+        await shows(pilot, "prompt filter")
+        await pilot.press("w", "down", "tab", *"too [/x] lenient", "enter")
+        await shows(pilot, "judged by a person · message · Unsafe")
+        await shows(pilot, "too [/x] lenient")
+        (review,) = reviews(ledger)
+        assert (review.label, review.note, review.reviewer) == ("unsafe", "too [/x] lenient", login_name())
+        await pilot.press("r")
+        pilot.app.screen.query_one("Input").value = "asked \x1b[2J"
+        pilot.app.screen.query_one("#cancel").focus()
+        await pilot.press("y")
+        await shows(pilot, "texts erased")
+        await shows(pilot, "asked ␛[2J")
+        assert "secret" not in text_of(pilot.app)
+    assert [(r.kind, r.text) for r in remarks(ledger, turn.id)][-1] == ("redact", "asked ␛[2J")
 
 
 async def test_a_deleted_conversation_is_gone_from_list_and_search(ledger):

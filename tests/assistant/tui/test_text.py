@@ -9,6 +9,7 @@ import pytest
 import assistant.tui
 from assistant.settings import Settings
 from assistant.tui.commands import COMMANDS
+from assistant.tui.said_keys import KeyNames
 from assistant.tui.text import LANGUAGES, Catalogue, placeholders, read_catalogue
 
 SOURCES = "\n".join(path.read_text("utf-8") for path in Path(assistant.tui.__file__).parent.rglob("*.py"))
@@ -38,6 +39,38 @@ def test_every_key_is_used():
     keys = [key.removesuffix("_one") for key in read_catalogue("en")]
     idle = [key for key in keys if f'"{key}"' not in SOURCES and f"'{key}'" not in SOURCES]
     assert [key for key in idle if not key.startswith(BUILT)] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_keys_are_named_by_their_command_and_are_the_persons_own(language):
+    say = Catalogue()
+    say.use(language)
+    named = {(key, name) for key, sentence in read_catalogue(language).items() for name in placeholders(sentence) if "." in name}
+    assert len(named) > 20
+    for own in ({}, {name.removeprefix("key."): "ctrl+t,f12" for _, name in named}):
+        say.use_keys(own)
+        for key, name in named:
+            shown = say(key, **{other: 1 for other in placeholders(read_catalogue(language)[key]) if "." not in other})
+            assert KeyNames(own).__getattr__(name.removeprefix("key.")) in shown and "{" not in shown
+            assert not own or "Ctrl+T" in shown
+
+
+def test_a_sentence_about_a_key_that_nothing_has_is_a_mistake_of_ours():
+    with pytest.raises(AttributeError, match="no key does fly"):
+        KeyNames({}).fly  # noqa: B018
+    assert KeyNames({"fly": "f9"}).stop == "Esc"
+
+
+def test_no_sentence_names_a_key_that_can_be_changed():
+    """Fixed are the keys of dialogs, of the message box and of the line mode."""
+    fixed = {"audit.review_keys", "dialog.input_keys", "help.line", "help.close", "pull.keys", "settings.line", "plain.welcome",
+             "welcome.newline", "welcome.newline_both"}  # fmt: skip
+    for language in LANGUAGES:
+        found = {
+            key for key, sentence in read_catalogue(language).items()
+            if re.search(r"\b(Esc|F\d+|Ctrl\+\w|Alt\+|Space|Enter)(?![a-z])|\(v\)|（v）", sentence)
+        }  # fmt: skip
+        assert found <= fixed, found - fixed
 
 
 def test_every_command_has_words():

@@ -251,6 +251,9 @@ def test_own_keys_are_read_and_checked(tmp_path):
         ('new = "n"', "needed for writing"),
         ('new = "shift+n"', "needed for writing"),
         ('new = "ctrl+r"', "regenerate and new|new and regenerate"),
+        ('stop = "ctrl+x"', "ctrl\\+x already does something in the message box"),
+        ('stop = "f10,f6"', "f6 already does something"),
+        ('edit = "ctrl+j"', "ctrl\\+j already does something"),
         ('turn_copy = "r"', "same key r"),
         ('turn_copy = "f3"', "same key f3"),
         ('audit_verify = "x"', "same key x"),
@@ -266,7 +269,10 @@ def test_keys_that_cannot_work_are_refused(tmp_path, text, problem):
 
 def test_keys_may_be_exchanged_and_are_free_on_other_screens(tmp_path):
     path = tmp_path / "keys.toml"
-    path.write_text('new = "ctrl+r"\nregenerate = "ctrl+n"\naudit_verify = "c, f5"\nturn_copy = "left_curly_bracket"\n')
+    path.write_text(
+        'new = "ctrl+r"\nregenerate = "ctrl+n"\naudit_verify = "c, f5"\nturn_copy = "left_curly_bracket"\n'
+        'stop = "escape, f10"\nedit = "ctrl+e"\ninspect = "f6"\n'
+    )
     assert own_keys.read_keys(path)["audit_verify"] == "c,f5"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, cast, get_args
 
 from textual import on
 from textual.binding import BindingType
@@ -18,7 +18,8 @@ from assistant.tui.backend import SessionLike
 from assistant.tui.sanitize import one_line
 from assistant.tui.screen_keys import screen_bindings
 from assistant.tui.screens.audit.table import AuditTable
-from assistant.tui.screens.dialogs import ChoiceDialog, ConfirmDialog, InputDialog
+from assistant.tui.screens.dialogs import InputDialog
+from assistant.tui.screens.judging import EraseDialog, JudgeDialog
 from assistant.tui.text import say
 from assistant.tui.told import told
 from assistant.turn import Turn
@@ -98,17 +99,21 @@ class AuditScreen(AuditTable):
         turn = self._turn
         if turn is None:
             return
-        labels: tuple[Literal["safe", "unsafe", "unsure"], ...] = ("safe", "unsafe", "unsure")
+        ledger = self._session.ledger
 
-        async def judge(label: str | None) -> None:
-            chosen = next((one for one in labels if one == label), None)
-            if chosen and await self.attempt(lambda: auditing.review(self._session.ledger, turn.id, chosen), quiet=True) is not None:
+        async def judge(judged: tuple[str, str] | None) -> None:
+            if judged is None:
+                return
+            label, note = cast(auditing.Label, judged[0]), judged[1]
+            if await self.attempt(lambda: auditing.review(ledger, turn.id, label, note), quiet=True) is not None:
                 self.tell(say("audit.reviewed"))
                 if self._filter == "queue":  # what is judged is done: the next one comes up
                     self._fill()
+                else:
+                    self._show_turn(turn.id)
 
-        rows = [(label, say(f"audit.review_{label}"), "") for label in labels]
-        self.app.push_screen(ChoiceDialog(say("audit.review_title"), rows), judge)
+        rows = [(label, say(f"audit.review_{label}")) for label in get_args(auditing.Label)]
+        self.app.push_screen(JudgeDialog(say("audit.review_title"), rows), judge)
 
     def action_redact(self) -> None:
         """Erase the texts of the turn."""
@@ -116,12 +121,16 @@ class AuditScreen(AuditTable):
         if turn is None:
             return
 
-        async def confirmed(sure: bool | None) -> None:
-            if sure and await self.attempt(lambda: auditing.redact(self._session.ledger, [turn.id], None, "audit"), quiet=True) is not None:
+        ledger = self._session.ledger
+
+        async def confirmed(reason: str | None) -> None:
+            if reason is None:
+                return
+            if await self.attempt(lambda: auditing.redact(ledger, [turn.id], None, reason or "audit"), quiet=True) is not None:
                 self.tell(say("audit.redacted", count=1))
                 self._fill()
 
-        self.app.push_screen(ConfirmDialog(say("audit.redact_title"), say("audit.redact_text"), say("delete.confirm")), confirmed)
+        self.app.push_screen(EraseDialog(), confirmed)
 
     def action_export(self) -> None:
         """Write every turn that the box and the filter let through to a file."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from textual import on, work
@@ -18,7 +18,7 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static, TabbedContent, TabPane, Tree
 
 from assistant.errors import PellucidError
-from assistant.tui import trace
+from assistant.tui import auditing, trace
 from assistant.tui.backend import SessionLike
 from assistant.tui.commands import key_name
 from assistant.tui.sanitize import one_line
@@ -33,6 +33,9 @@ from assistant.tui.widgets.safe_input import SafeInput
 from assistant.tui.widgets.turn_table import TurnTable
 from assistant.turn import Turn
 from explain.attribution import Attribution
+
+if TYPE_CHECKING:
+    from assistant.audit.remarks import Remark
 
 PAGE = 50
 _ROOM_FOR_MODEL = 90  # cells
@@ -171,8 +174,8 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
         await asyncio.sleep(0.05)  # holding an arrow key reads no turn in between
         ledger = self._session.ledger
 
-        def read() -> tuple[Turn, list[Attribution]]:
-            return ledger.turn(turn), list(ledger.attributions(turn))
+        def read() -> tuple[Turn, list[Attribution], list[Remark]]:
+            return ledger.turn(turn), list(ledger.attributions(turn)), auditing.remarks(ledger, turn)
 
         found = await self.attempt(read, quiet=True)
         if found is None or not self.query(Tree):  # read too late: the screen has been left
@@ -186,7 +189,7 @@ class AuditTable(TellingScreen[tuple[str, str] | None]):
             grow(tree.root, node)
         tree.root.expand()
         self.query_one("#texts", Static).update(trace.texts(self._turn))
-        self.query_one("#json", Static).update(Content(trace.as_json(*found)))
+        self.query_one("#json", Static).update(Content(trace.as_json(*found[:2])))
 
     def _show_nothing(self) -> None:
         self.workers.cancel_group(self, "turn")

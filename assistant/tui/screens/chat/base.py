@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import ClassVar
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 
 from assistant import paths
-from assistant.tui import commands, deeds
+from assistant.tui import clipboard, commands, deeds
 from assistant.tui.backend import SessionLike
 from assistant.tui.branch import Branch
 from assistant.tui.chat_state import ChatState
@@ -59,6 +62,7 @@ class ChatBase(TellingScreen[None]):
         self._recovered = recovered
         self._drafts = Drafts(paths.state_dir() / "drafts.json")
         self._draft_timer: Timer | None = None
+        self._copying = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="columns"):
@@ -73,6 +77,7 @@ class ChatBase(TellingScreen[None]):
     def retranslate(self) -> None:
         """Say everything again in the language in force."""
         self.prompt.placeholder = say("prompt.placeholder")
+        self.refresh_queue()
         self._show_keys()
         for widget in self.query("*"):
             if widget is not self and hasattr(widget, "retranslate"):
@@ -112,9 +117,19 @@ class ChatBase(TellingScreen[None]):
             self.prompt.focus()
 
     def copy(self, text: str) -> None:
-        """Put `text` on the clipboard, as it is shown."""
-        self.app.copy_to_clipboard(sanitize(text))
-        self.tell(say("copy.done", count=len(text)))
+        """Put `text` on the clipboard, as it is shown: by the terminal at once, by a command of this machine behind the screen."""
+        shown = sanitize(text)
+        self.app.copy_to_clipboard(shown)
+        self._copy_by_command(shown)
+
+    @work(group="copy")
+    async def _copy_by_command(self, text: str) -> None:
+        async with self._copying:  # the last text that was copied is the last to arrive
+            copied = await asyncio.to_thread(lambda: clipboard.put(text, clipboard.ways(os.environ)))
+        words = say({"": "copy.terminal", "tmux": "copy.way_tmux"}.get(copied.way, "copy.way"), way=copied.way)
+        if copied.failed:
+            words += " · " + say("copy.failed", ways=", ".join(copied.failed))
+        self.tell(say("copy.done", count=len(text), words=words))
 
     def _show_keys(self) -> None:
         keys = commands.keys_in_force(getattr(self.app, "own_keys", {}))

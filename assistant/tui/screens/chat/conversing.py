@@ -55,15 +55,16 @@ class Conversing(Drafting):
 
     @on(Sidebar.Wanted)
     def _wanted(self, event: Sidebar.Wanted) -> None:
-        self._fill_sidebar(event.query, event.before)
+        self._fill_sidebar(event.query, event.before, event.below)
 
     @work(exclusive=True, group="sidebar")
-    async def _fill_sidebar(self, query: str, before: str | None) -> None:
+    async def _fill_sidebar(self, query: str, before: str | None, below: int | None) -> None:
         ledger = self.session.ledger
         if query:
-            await asyncio.sleep(0.15)  # a search is begun when the typing pauses
-            hits = await self.attempt(lambda: ledger.search(query, limit=PAGE), quiet=True)
-            self.sidebar.show_hits(hits or [])
+            if below is None:
+                await asyncio.sleep(0.15)  # a search is begun when the typing pauses
+            hits = await self.attempt(lambda: ledger.search(query, limit=PAGE, before=below), quiet=True)
+            self.sidebar.show_hits(hits or [], append=below is not None)
         else:
             rows = await self.attempt(lambda: ledger.conversations(PAGE, before))
             self.sidebar.show_conversations(rows or [], append=before is not None)
