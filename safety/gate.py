@@ -29,7 +29,7 @@ HIDDEN, _EPOCHS, _BATCH, _RATE, _DECAY, _DROPPED = 48, 12, 64, 1e-3, 0.1, 0.1
 
 
 def fit_gate(reader: Reader, examples: Sequence[Example], seed: int, say: Callable[[str], None]) -> dict[str, Tensor]:
-    """`early.role.w` (outputs, 3 · width) and `.b`: the guesses; `gate.role.w` (HIDDEN, 3 · width), `.b`, `.v` (HIDDEN,), `.c`: the gate."""
+    """`early.role.w` (outputs, 3 · width), `.b`: the guesses; `gate.role.w` (HIDDEN, 3 · width), `.b`, `.v` (HIDDEN,), `.c`: the gate."""
     made: dict[str, Tensor] = {}
     for role in ROLES:
         mine = [e for e in examples if e.role in (role, "post")]
