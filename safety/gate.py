@@ -19,7 +19,7 @@ from safety.curriculum import Example
 from safety.encoder import ROLES
 from safety.reader import Reader
 
-SUSPECT, LOST = -2.0, 0.01
+SUSPECT, LOST = -2.0, 0.004
 """From which greatest logit of the last layer on a text must not be stopped, and the share of such texts that may be."""
 _CLEAR = -2.0  # what the gate learns to let through
 _MOST = {"prompt": 8000, "response": 5000}
@@ -70,7 +70,7 @@ def _network(x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor]:
         value.requires_grad_(True)
     optimizer = torch.optim.AdamW(gate.values(), lr=_RATE, weight_decay=_DECAY)
     for _ in range(_EPOCHS):
-        for rows in torch.randperm(len(x), generator=generator).split(_BATCH):
+        for rows in torch.split(torch.randperm(len(x), generator=generator), _BATCH):
             inner = F.gelu(F.linear(inputs[rows], gate["w"], gate["b"]))
             kept = torch.rand(inner.shape, generator=generator) > _DROPPED
             said = F.linear(inner * kept / (1 - _DROPPED), gate["v"][None])[:, 0] + gate["c"]
