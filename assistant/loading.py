@@ -182,11 +182,20 @@ def load_guard(settings: Settings, progress: Progress) -> Guard:
     progress("loading the guard", None)
     from safety.guard import Guard, SafetyError
 
-    user_rules = paths.data_dir() / "rules"
     try:
-        return Guard.load(settings.policy, user_rules=user_rules if user_rules.exists() else None, encoder=encoder)
+        return Guard.load(settings.policy, user_rules=_user_rules(), encoder=encoder)
     except SafetyError as error:
         raise SafetyUnavailable(str(error)) from error
+
+
+def _user_rules() -> Path | None:
+    """The folder of the person's own rules, made when it is missing so that a rule put there later is seen; None where it cannot be."""
+    folder = paths.data_dir() / "rules"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:  # read-only: nothing can be put there either
+        return folder if folder.exists() else None
+    return folder
 
 
 def guard_encoder(settings: Settings, progress: Progress) -> Path | None:
