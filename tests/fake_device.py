@@ -19,6 +19,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from assistant.lm import batch, weights
 from assistant.lm.decode import Decoder, decoder
 from assistant.lm.directory import Directory
+from assistant.lm.graphs import GraphDecoder
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.scoring import ReplyScorer
 from assistant.lm.transformer import Transformer
@@ -53,6 +54,7 @@ def exercise(model: Transformer, device: torch.device) -> None:
     assert decode(3).device.type == device.type
     if isinstance(decode, Decoder):
         assert not decode.step.complex  # the real form, which every device has
+        assert GraphDecoder(model, None, cache).fixed()[0].device.type == device.type
     # a batch of rows of different lengths
     slots = batch.SlotCache(c, 2, 32, device)
     slots.add(cache)

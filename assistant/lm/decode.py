@@ -136,6 +136,16 @@ class Step(nn.Module):
     def hear(self, x: Tensor, layer: Layer, angles: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention of one token: x (1, (H + 2K) · d), its queries, keys and values → (1, H · d); keys and values go to their `place`."""
         heads, kv, d = self.heads, self.kv, self.d
+        x = self.turned(x, layer, angles)
+        place.copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
+        # softmax(q · kᵀ / √d) · v, the queries that share keys as the rows of one product. The library's attention would do, but
+        # its last bits depend on the number of threads (so do the alignments of their buffers), and a reply must not.
+        weights = torch.bmm(x.narrow(0, 0, heads).view(kv, heads // kv, d), keys).softmax(-1)
+        return torch.bmm(weights, values).view(1, heads * d)
+
+    def turned(self, x: Tensor, layer: Layer, angles: Tensor) -> Tensor:
+        """x (1, (H + 2K) · d) to (H + 2K, d), written over: queries and keys normalised where the family does that, and turned."""
+        heads, kv, d = self.heads, self.kv, self.d
         x = x.view(heads + 2 * kv, d)
         q_norm, k_norm = layer.q_norm, layer.k_norm
         if q_norm is not None and k_norm is not None:
@@ -147,11 +157,7 @@ class Step(nn.Module):
         else:
             a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
             pairs.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1))
-        place.copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
-        # softmax(q · kᵀ / √d) · v, the queries that share keys as the rows of one product. The library's attention would do, but
-        # its last bits depend on the number of threads (so do the alignments of their buffers), and a reply must not.
-        weights = torch.bmm(x.narrow(0, 0, heads).view(kv, heads // kv, d), keys).softmax(-1)
-        return torch.bmm(weights, values).view(1, heads * d)
+        return x
 
 
 def together(xs: list[Tensor], matrix: Matrix) -> list[Tensor]:
@@ -214,6 +220,10 @@ def decoder(
     """The fastest decoder there is for this model; `kernels`: what this processor was measured to need."""
     if not suits(model.config) or isinstance(model.blocks[0].qkv, Share):
         return DenseDecoder(model, packed, cache)
+    if cache.device.type == "cuda" and not os.environ.get(EAGER):
+        from assistant.lm.graphs import GraphDecoder  # which builds on this module
+
+        return GraphDecoder(model, packed, cache)
     made = Decoder(model, packed, cache)
     halves = any(m.weight.dtype == torch.bfloat16 for layer in made.step.layers for m in (layer.qkv, layer.down))
     if halves and cache.device.type == "cpu" and kernels is not None and kernels.native and onednn_has_bfloat16():

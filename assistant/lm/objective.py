@@ -17,6 +17,8 @@ from assistant.lm.batches import IGNORE, Batch
 
 SCORES = 1 << 23
 """Scores that are held at once: 32 megabytes. Fewer make the products slower, more only take memory."""
+RARE = 1e-30
+"""Below this a float32 probability loses digits."""
 
 
 class LanguageModel(Protocol):
@@ -46,12 +48,15 @@ class _Surprise(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
             z = F.linear(h, weight)
-            wanted = z.gather(1, t) - z.amax(1, keepdim=True)
             torch.softmax(z, 1, out=z)
-            total -= (z.amax(1, keepdim=True).log() + wanted).sum(dtype=exact)  # the likeliest has 1 / Σ exp(z − max z)
+            likely = z.gather(1, t)
+            logs = likely.log()
+            if (rare := (likely < RARE).squeeze(1)).any():  # too small to have all its digits
+                logs[rare] = torch.log_softmax(F.linear(h[rare], weight), 1).gather(1, t[rare])
+            total -= logs.sum(dtype=exact)
             if to_hidden is None and to_weight is None:
                 continue
-            z.scatter_add_(1, t, torch.full_like(wanted, -1.0))  # softmax − onehot
+            z.scatter_(1, t, likely - 1)  # softmax − onehot
             if to_hidden is not None:
                 torch.mm(z, weight, out=to_hidden[start : start + rows])
             if to_weight is not None:

@@ -95,6 +95,20 @@ def test_the_surprise_and_its_gradients_are_those_of_cross_entropy(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_the_surprise_of_what_is_all_but_impossible_is_exact():
+    torch.manual_seed(0)
+    h, w, t = torch.randn(40, 8) * 9, torch.randn(50, 8) * 9, torch.randint(0, 50, (40,))
+    plain = F.cross_entropy(h.double() @ w.double().T, t, reduction="sum")
+    assert (F.log_softmax(h @ w.T, 1).gather(1, t.unsqueeze(1)) < -103).any()  # no float32 is as small as e^−104
+    torch.testing.assert_close(surprise(h, w, t).double(), plain, rtol=1e-5, atol=1e-3)
+
+
+def test_no_targets_have_no_surprise_and_no_gradients():
+    w = torch.randn(50, 8, requires_grad=True)
+    ours = surprise(torch.zeros(0, 8), w, torch.zeros(0, dtype=torch.long))
+    assert ours == 0 and torch.autograd.grad(ours, w)[0].abs().max() == 0
+
+
 def test_the_rate_rises_and_falls():
     plan = Plan(steps=100, warmup=10, rate=1.0, floor=0.1)
     rates = [plan.rate_at(i) for i in range(100)]
