@@ -37,6 +37,7 @@ WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]
 _UNITS = 64
 _CHARACTERS = 12  # hardly any text has more characters to a token
 _KEPT = 2048  # texts whose encoder logits are remembered
+_TOGETHER = 512  # tokens that are read at once for several threads
 OVERLAP = 16
 """Tokens that two windows share."""
 MOST, DEEP = 8, 2
@@ -58,7 +59,7 @@ class Ensemble:
         self.labels = ngrams.labels
         self._seen: OrderedDict[tuple[str, str, str], NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
-        self._turns = Turnstile()
+        self._turns = Turnstile(self._read_all, _TOGETHER)
 
     def scores(self, text: str, role: str, language: str, *, prompt: str = "", quick: bool = False, tail: bool = False) -> list[Score]:
         """Every category's score and the characters it was read from. A reply is read with its (folded) `prompt` where that
@@ -123,13 +124,21 @@ class Ensemble:
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
             most = DEEP if together and len(texts) > DEEP else None
-            with self._turns.place(first=role == "prompt"):
-                known |= zip(missing, self.reader.logits(missing, role, prompt=prompt, most=most), strict=True)
+            rows = self.reader.rows(missing, prompt)
+            weight = sum(map(len, rows)) if most is None else _TOGETHER
+            known |= zip(missing, self._turns.do((rows, role, most), weight, first=role == "prompt"), strict=True)
             with self._lock:
                 self._seen.update(((role, prompt, text), known[text]) for text in missing)
                 while len(self._seen) > _KEPT:
                     self._seen.popitem(last=False)
         return np.stack([known[text] for text in texts])
+
+    def _read_all(self, asked: Sequence[tuple[list[list[int]], str, int | None]]) -> list[NDArray[np.float32]]:
+        """The encoder's logits of what several threads asked for, all of one role: token ids, role, how many to the last layer."""
+        assert self.reader is not None
+        _, role, most = asked[0]
+        read = self.reader.logits_of([row for rows, _, _ in asked for row in rows], role, most=most if len(asked) == 1 else None)
+        return np.split(read, np.cumsum([len(rows) for rows, _, _ in asked])[:-1])
 
     def forget(self) -> None:
         """Forget what was read lately, so that what comes next depends on itself alone."""

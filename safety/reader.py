@@ -97,9 +97,13 @@ class Reader:
     ) -> NDArray[np.float32]:
         """(texts, OUTPUTS): uncalibrated logits of the beginning of each text, as far as it is read at once, as a reply to
         `prompt` where one is given. `whole` reads everything to the last layer; `most` at most so many of a batch."""
+        return self.logits_of(self.rows(texts, prompt), role, whole=whole, most=most)
+
+    def rows(self, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
+        """The token ids of each text as far as it is read at once, after those of `prompt`; without start and end."""
         before, room = self._before(prompt), self.room(prompt)
         cut = [self._split.encode(text[: 8 * TOKENS], add_special_tokens=False).ids for text in texts]  # type: ignore[attr-defined]
-        return self.logits_of([[*before, *ids[:room]] for ids in cut], role, whole=whole, most=most)
+        return [[*before, *ids[:room]] for ids in cut]
 
     @torch.inference_mode()
     def logits_of(self, ids: Sequence[Sequence[int]], role: str, *, whole: bool = False, most: int | None = None) -> NDArray[np.float32]:

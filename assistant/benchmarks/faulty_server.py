@@ -159,6 +159,7 @@ class FaultyServer:
         return True
 
     async def _flood(self, writer: asyncio.StreamWriter) -> bool:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0x10000)  # what is written is nearly what is read
         writer.write(b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % self.script.flood)
         try:
             while True:

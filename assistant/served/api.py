@@ -106,9 +106,8 @@ class Api:
             raise BadRequest(f"there is no model {asked.model!r} here, only {self._engine_name()!r}", "model", 404)
         if self._busy >= self.limits.at_once:
             return _error(503, "too many replies at once: try again in a moment", code="overloaded", headers={"Retry-After": "1"})
-        wanted = await self._aside(lambda: self._request(asked, owner))
         cancel = threading.Event()
-        events = self._events(wanted, cancel)
+        events = self._events(asked, owner, cancel)
         if asked.stream:
             return Streamed(self._stream(events, asked, owner), cancel)
         return await self._until_left(request, self._answer(events, asked, owner), cancel)
@@ -156,14 +155,14 @@ class Api:
     async def _aside(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, work)
 
-    async def _events(self, wanted: pipeline.Request, cancel: threading.Event) -> AsyncIterator[Event]:
-        """The events of a turn, which runs in a thread. Leaving early cancels it; it is logged either way."""
+    async def _events(self, asked: ChatRequest, owner: str, cancel: threading.Event) -> AsyncIterator[Event]:
+        """The events of a turn, all of which runs in one thread. Leaving early cancels it; it is logged either way."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | Exception | None]()
 
         def work() -> None:
             last: Exception | None = None
             try:
-                for event in self._session.respond(wanted, cancel):
+                for event in self._session.respond(self._request(asked, owner), cancel):
                     if isinstance(event, PromptChecked | Prefilled | Text | Moderated | Withdrawn | Finished):
                         loop.call_soon_threadsafe(queue.put_nowait, event)
             except Exception as error:

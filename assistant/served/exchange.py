@@ -7,11 +7,13 @@ that nobody listens any more. The caller's side is an ordinary blocking iterator
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import random
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import openai
@@ -40,10 +42,12 @@ class Server:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="served", daemon=True).start()
         self._client = self.wait(self._open())
+        atexit.register(self.close)
 
     async def _open(self) -> openai.AsyncOpenAI:
         limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
-        client = openai.DefaultAsyncHttpxClient(event_hooks={"response": [cut_complaint]})
+        made = openai.DefaultAioHttpClient if find_spec("aiohttp") else openai.DefaultAsyncHttpxClient  # the first costs half as much
+        client = made(event_hooks={"response": [cut_complaint]})
         return openai.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", timeout=limits, max_retries=0, http_client=client)
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -80,7 +84,8 @@ class Server:
         return Stream(self, path, body, cancel)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; done at the end of the program in any case."""
+        atexit.unregister(self.close)
         self.wait(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -96,7 +101,7 @@ class Server:
         status = error.status_code if isinstance(error, openai.APIStatusError) else 0
         if _caused_by(error, ssl.SSLError):
             return ModelError(f"the certificate of {url} is not accepted ({reason}): check the address, or set SSL_CERT_FILE")
-        if "Timeout" in type(error).__name__:
+        if "Timeout" in type(error).__name__ and "Timeout" in type(_deepest(error)).__name__:  # not a refusal that is called so
             return ModelError(f"the server {url} said nothing for {self.timeout:g} seconds: try again, or raise server_timeout")
         if isinstance(error, openai.APIConnectionError):
             return ModelError(f"the server {url} cannot be reached ({reason}): start it, or check --base-url")
@@ -228,10 +233,14 @@ def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
     return False
 
 
+def _deepest(error: BaseException) -> BaseException:
+    while (below := error.__cause__) is not None:
+        error = below
+    return error
+
+
 def _reason(error: Exception) -> str:
     """What the server or the system says, in one short line."""
-    deepest: BaseException = error
-    while (below := deepest.__cause__) is not None:
-        deepest = below
+    deepest = _deepest(error)
     text = str(deepest if isinstance(error, openai.APIConnectionError) else getattr(error, "message", None) or error)
     return " ".join(text.split())[:_MESSAGE] or type(deepest).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 
@@ -34,6 +35,8 @@ def run(api: Api, listening: socket.socket) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     if api.many_at_once and (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)  # many verdicts at once are the parallel work; threads of each would only wait for one another
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: looking through it for garbage would hold up every reply for a third of a second
     server = uvicorn.Server(configured(api))
     try:
         server.run(sockets=[listening])
