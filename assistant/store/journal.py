@@ -1,5 +1,5 @@
-"""The part of a reply that is being written, so that a program that dies loses at most half a second of it (where it serves many at once,
-somewhat more, see `TOGETHER`).
+"""The part of a reply that is being written, so that a program that dies loses at most half a second of it. Where it serves many at once,
+all of them are written down together: the disk is waited for once.
 
 Outside the hashed chain, because it changes; gone as soon as the turn is closed. Each step holds only what is new.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from assistant.errors import LedgerError
@@ -19,36 +18,49 @@ from assistant.store.content import decode, pack_tokens, unpack_tokens
 from assistant.turn import ReplyToken
 
 SECONDS = 0.5
-"""A reply is written down at most this often."""
-TOGETHER = 4
-"""More replies at once than this take turns: all together they are written down no more often than so many are."""
+"""Replies are written down at most this often."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How much of one reply is in the journal."""
+    """How much of one reply is in the journal, and how far it has come."""
 
     step: int = 0
     text: str = ""
     tokens: int = 0
-    written_at: float = float("-inf")
-
-    def is_due(self, replies: int = 1) -> bool:
-        """Whether it is time to write again, where so many `replies` are being written at once: each write waits for the disk."""
-        return time.monotonic() - self.written_at >= SECONDS * max(1.0, replies / TOGETHER)
+    latest: tuple[str, Sequence[ReplyToken], int] | None = None
+    """Text, tokens, and how many of them belong to the text; None where there is nothing new."""
+    closed: bool = False
 
 
-def write(connection: sqlite3.Connection, turn: str, progress: Progress, text: str, tokens: Sequence[ReplyToken]) -> None:
-    """Add what is new since the last time. One statement, one transaction of its own."""
-    progress.written_at = time.monotonic()
-    text = clean_intake(text)
-    if not text.startswith(progress.text):
+def write(connection: sqlite3.Connection, replies: Mapping[str, Progress]) -> None:
+    """Add what is new of each turn's reply since the last time; all of it or nothing."""
+    written: list[tuple[Progress, Progress]] = []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for turn, progress in replies.items():
+            if progress.latest is not None and not progress.closed:
+                written.append((progress, _write(connection, turn, progress, *progress.latest)))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    for progress, now in written:
+        progress.step, progress.text, progress.tokens = now.step, now.text, now.tokens
+        if progress.latest is now.latest:
+            progress.latest = None
+
+
+def _write(connection: sqlite3.Connection, turn: str, before: Progress, text: str, tokens: Sequence[ReplyToken], count: int) -> Progress:
+    latest, text, start = before.latest, clean_intake(text), len(before.text)
+    first = before.tokens
+    if not text.startswith(before.text):
         connection.execute("DELETE FROM journal WHERE turn = ?", (turn,))
-        progress.text, progress.tokens = "", 0
-    new = tokens[progress.tokens :]
-    body = zlib.compress(json.dumps(pack_tokens(new), separators=(",", ":")).encode(), 1)
-    connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (turn, progress.step, text[len(progress.text) :], body))
-    progress.step, progress.text, progress.tokens = progress.step + 1, text, len(tokens)
+        start = first = 0
+    body = zlib.compress(json.dumps(pack_tokens(tokens[first:count]), separators=(",", ":")).encode(), 1)
+    connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (turn, before.step, text[start:], body))
+    return Progress(before.step + 1, text, count, latest)
 
 
 def read(connection: sqlite3.Connection, turn: str) -> tuple[str, tuple[ReplyToken, ...], bool]:

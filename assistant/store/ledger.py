@@ -67,6 +67,7 @@ class Ledger:
         self._circumstances = Circumstances()
         self._announced = False
         self._progress: dict[str, journal.Progress] = {}
+        self._journaled = float("-inf")
         self._unwritten: dict[str, Turn] = {}
         self._closed = False
 
@@ -154,21 +155,23 @@ class Ledger:
         self._progress[turn.id] = journal.Progress()
 
     def journal(self, turn_id: str, text: str, tokens: Sequence[ReplyToken]) -> None:
-        """Write the reply so far, at most every half second. Cheap enough to be called for every token.
+        """Write the reply so far, at most every half second, together with all others. Cheap enough to be called for every token.
 
         Where another program or thread is writing just now it waits for the next token, and any other failure is reported: the whole
-        reply is written when the turn is closed.
+        reply is written when the turn is closed. `tokens` may grow afterwards.
         """
         progress = self._progress.get(turn_id)
         if progress is None:
             raise LedgerError(f"the turn {turn_id} is not open here: open it before writing its reply")
-        if not progress.is_due(len(self._progress)) or not self._lock.acquire(blocking=False):  # another thread writes just now
+        progress.latest = text, tokens, len(tokens)
+        if time.monotonic() - self._journaled < journal.SECONDS or not self._lock.acquire(blocking=False):  # another thread writes just now
             return
         try:
+            self._journaled = time.monotonic()
             with self._writing():
                 self._connection.execute(f"PRAGMA busy_timeout = {_JOURNAL_WAIT_MS}")  # a reply never waits for another program
                 try:
-                    journal.write(self._connection, turn_id, progress, text, tokens)
+                    journal.write(self._connection, self._progress.copy())
                 finally:
                     self._connection.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
         except LedgerError as error:
@@ -464,6 +467,9 @@ class Ledger:
                 ).fetchone()
                 search.add_to_index(connection, seq, bytes(prompt[0]).decode() if prompt else "", turn.reply)
             journal.clear(connection, turn.id)
+            if progress is not None:  # nobody writes it down any more from here on
+                progress.closed = True
 
+        progress = self._progress.get(turn.id)
         self._together.commit(write)
         self._progress.pop(turn.id, None)

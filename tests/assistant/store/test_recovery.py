@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from assistant.audit.verify import verify
+from assistant.store import journal
 from assistant.store.ledger import Ledger
 
 from .factory import make_tokens, make_turn
@@ -138,13 +139,34 @@ def test_a_forgotten_sign_of_nobody_harms_nothing(path: Path, name: str) -> None
         assert not (path.parent / name).exists() and len(list(path.parent.glob("*.live-*"))) == 1
 
 
-def test_many_replies_at_once_take_turns_at_being_written_down(monkeypatch):
-    from assistant.store import journal
-
+def test_replies_under_way_are_written_down_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
-    progress = journal.Progress(written_at=100.0)
-    now[0] += journal.SECONDS
-    assert progress.is_due() and progress.is_due(journal.TOGETHER) and not progress.is_due(8 * journal.TOGETHER)
-    now[0] += 7 * journal.SECONDS
-    assert progress.is_due(8 * journal.TOGETHER) and journal.Progress().is_due(1000)
+    monkeypatch.setattr("assistant.store.ledger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(journal, "SECONDS", 0.5)
+    with Ledger.open(path) as ledger:
+        turns = [make_turn(id=f"T{i}", tokens=make_tokens("a", "b", "c")) for i in range(3)]
+        growing = list(turns[1].tokens[:1])
+        for turn in turns:
+            ledger.open_turn(turn)
+        ledger.journal("T0", "a", turns[0].tokens[:1])  # the first is written at once
+        ledger.journal("T1", "a", growing)
+        growing += turns[1].tokens[1:]  # what comes after the call belongs to the next time
+        ledger.journal("T2", "a", turns[2].tokens[:1])
+        ledger.close_turn(turns[2])
+        assert ledger.query("SELECT turn, text FROM journal") == [("T0", "a")]
+        now[0] += 0.5
+        ledger.journal("T0", "ab", turns[0].tokens[:2])
+        rows = ledger.query("SELECT turn, step, text FROM journal ORDER BY turn, step")
+        assert rows == [("T0", 0, "a"), ("T0", 1, "b"), ("T1", 0, "a")]
+        assert len(journal.read(ledger._connection, "T1")[1]) == 1 and ledger.turn("T0").reply == "ab"
+
+
+def test_a_reply_that_was_closed_meanwhile_is_not_written_down(path: Path) -> None:
+    turn = make_turn(id="T", tokens=make_tokens("a"))
+    with Ledger.open(path) as ledger:
+        ledger.open_turn(turn)
+        progress = ledger._progress["T"]
+        ledger.close_turn(turn)
+        progress.latest = "a", turn.tokens, 1
+        journal.write(ledger._connection, {"T": progress})
+        assert ledger.query("SELECT count(*) FROM journal") == [(0,)]
