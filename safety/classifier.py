@@ -103,10 +103,8 @@ class Classifier:
                 seen[text[start:end]] = self.logits(text[start:end], role, language)
         logits = np.stack([seen[text[start:end]] for start, end in places])  # (windows, labels)
         best = logits.argmax(0)
-        return [
-            Score(label, float(1 / (1 + np.exp(-np.clip(logits[best[i], i], -30, 30)))), *places[best[i]])
-            for i, label in enumerate(self.labels)
-        ]
+        values = 1 / (1 + np.exp(-np.clip(logits.max(0), -30, 30)))
+        return [Score(label, value, *places[at]) for label, value, at in zip(self.labels, values.tolist(), best.tolist(), strict=True)]
 
     def explain(self, text: str, role: str, language: str, label: str) -> tuple[NDArray[np.float64], float]:
         """One weight a character of this window, and the bias; together they sum to the logit of `label`."""

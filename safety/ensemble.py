@@ -78,11 +78,11 @@ class Ensemble:
         risk = float(np.dot(weights, [*_features(logit, read), 1.0]))
         which = weights[0] * logit + weights[1] * encoder
         blended = risk - (which.max() - which)
-        out = []
-        for i, name in enumerate(names):
-            where = places[best[i]] if encoder[i] > logit[i] else (alone[i].start, alone[i].end)
-            out.append(Score(name, float(1 / (1 + np.exp(-np.clip(blended[i], -30, 30)))), *where))
-        return out
+        values = (1 / (1 + np.exp(-np.clip(blended, -30, 30)))).tolist()
+        return [
+            Score(name, values[i], *(places[best[i]] if encoder[i] > logit[i] else (alone[i].start, alone[i].end)))
+            for i, name in enumerate(names)
+        ]
 
     def explain(self, text: str, role: str, language: str, label: str) -> tuple[NDArray[np.float64], float]:
         """One weight a character of a (folded) text, and a rest; together they sum to the logit of `label`.
