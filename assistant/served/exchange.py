@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import queue
 import random
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -47,8 +48,9 @@ class Server:
     async def _open(self) -> openai.AsyncOpenAI:
         limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
         made = openai.DefaultAioHttpClient if find_spec("aiohttp") else openai.DefaultAsyncHttpxClient  # the first costs half as much
-        client = made(event_hooks={"response": [cut_complaint]})
-        return openai.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", timeout=limits, max_retries=0, http_client=client)
+        self._pool = made(event_hooks={"response": [cut_complaint]}, timeout=limits)
+        self._headers = {"Authorization": f"Bearer {self._key or 'none'}", "Accept": "text/event-stream, application/json"}
+        return openai.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", timeout=limits, max_retries=0, http_client=self._pool)
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The result of `work`, done on the loop."""
@@ -78,6 +80,26 @@ class Server:
         if not isinstance(answer, dict):
             raise ModelError(f"the server {self.url} does not speak the OpenAI protocol: check --base-url, which usually ends in /v1")
         return answer
+
+    @contextlib.asynccontextmanager
+    async def streamed(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The pieces of one streamed answer. Through the client's own pool of connections, and past its `create`: that looks through the
+        whole conversation for files to upload, which takes as long as everything else here. Raises the client's errors."""
+        request = self._pool.build_request("POST", self.url + path, json={**body, "stream": True}, headers=self._headers)
+        try:
+            response = await self._pool.send(request, stream=True)
+        except Exception as error:
+            kind = openai.APITimeoutError if "Timeout" in type(error).__name__ else openai.APIConnectionError
+            raise kind(request=request) from error
+        try:
+            if response.is_error:
+                complaint = await response.aread()
+                told = value(complaint)
+                text = complaint.decode("utf-8", "replace") or f"Error code: {response.status_code}"
+                raise openai.APIStatusError(text if told is None else str(told), response=response, body=told)
+            yield response.aiter_bytes()
+        finally:
+            await response.aclose()
 
     def stream(self, path: str, body: dict[str, Any], cancel: threading.Event | None) -> Stream:
         """A streamed answer to `body`; iterate over its events."""
@@ -171,11 +193,9 @@ class Stream:
                 await asyncio.sleep(self._server._pause_before(self.attempts - 1, error))
 
     async def _once(self) -> None:
-        completions = self._server._client.chat.completions if self._path.startswith("/chat") else self._server._client.completions
-        create: Callable[..., Any] = completions.with_streaming_response.create
         ended = False
-        async with create(**_arguments(self._body), stream=True) as response:
-            async for event in events(response.iter_bytes()):
+        async with self._server.streamed(self._path, self._body) as pieces:
+            async for event in events(pieces):
                 self._heard = self._heard or _says_something(event)
                 ended = ended or _ends(event)
                 self._inbox.put(event)
@@ -199,9 +219,9 @@ class Stream:
 
 
 def _arguments(body: dict[str, Any]) -> dict[str, Any]:
-    """`body` as the client's `create` wants it."""
-    extra = {name: value for name, value in body.items() if name in OPTIONAL}
-    return {**{name: value for name, value in body.items() if name not in OPTIONAL}, "extra_body": extra}
+    """`body` as the client's `create` wants it: what it insists on, and the whole as it is, which it does not look through."""
+    required: dict[str, Any] = {"messages": []} if "messages" in body else {"prompt": ""}
+    return {"model": body["model"], **required, "extra_body": body}
 
 
 def _says_something(event: dict[str, Any]) -> bool:
