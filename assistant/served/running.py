@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import socket
 import sys
 
@@ -31,13 +32,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(api: Api, listening: socket.socket) -> None:
-    """Serve until Ctrl+C; replies in the making are then stopped, and logged as such."""
+    """Serve until Ctrl+C or SIGTERM; replies in the making are then stopped, and logged as such. Raises KeyboardInterrupt."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     if api.many_at_once and (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)  # many verdicts at once are the parallel work; threads of each would only wait for one another
     gc.collect()
     gc.freeze()  # what is loaded by now stays: looking through it for garbage would hold up every reply for a third of a second
     server = uvicorn.Server(configured(api))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server passes on what ended it: that must not end everything else
     try:
         server.run(sockets=[listening])
     finally:
@@ -45,8 +47,9 @@ def run(api: Api, listening: socket.socket) -> None:
 
 
 def configured(api: Api) -> uvicorn.Config:
-    """How uvicorn serves it: no access log (paths and addresses are nobody's business), little patience with idle connections."""
+    """How uvicorn serves it: no access log (paths and addresses are nobody's business), little patience with idle connections;
+    read by h11, which limits how long a head may be."""
     return uvicorn.Config(
         api.app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
-        lifespan="off", h11_max_incomplete_event_size=32_768,
+        lifespan="off", http="h11", h11_max_incomplete_event_size=32_768,
     )  # fmt: skip

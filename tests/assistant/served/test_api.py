@@ -254,6 +254,8 @@ def test_the_command_serves_the_local_model_to_the_openai_client(home, tiny_mode
     finally:
         process.terminate()
         process.communicate()
+    assert process.returncode == 130  # ended in order: the log is closed, and pinned down
     with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        assert ledger.query("SELECT count(*) FROM checkpoint")[0][0] >= 1 and ledger.query("SELECT count(*) FROM process") == [(0,)]
         turn = ledger.latest_turn()
         assert turn.client == ledger.pseudonym("local") and turn.model.dtype == "float32"
