@@ -31,6 +31,14 @@ Fault = Literal[
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 BEFORE: frozenset[Fault] = frozenset({"closed", "reset", "slow", "garbage", "overloaded"})
 """Faults that come before the first word: asked again, the request can still succeed."""
+TEXT = (
+    "The sea looks blue for two reasons. Water takes up red light more than blue light, so what comes back from a few metres down has lost "
+    "its warm colours. The surface also mirrors the sky, which is why one bay is grey on a cloudy morning and bright in the afternoon. "
+    "Near the coast it can be green or brown, because rivers bring mud and tiny plants grow where there is light. Far out, where hardly "
+    "anything lives near the surface, it is a deep blue. You can see this yourself: fill a white bath with clean water and look down its "
+    "whole length."
+)
+"""What a reply may well be."""
 
 
 @dataclass
@@ -249,9 +257,11 @@ def _hang_up(writer: asyncio.StreamWriter, *, abruptly: bool) -> bool:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one with `[words] [pace]` until standard input ends; the port goes to stdout."""
+    """Run one with `[words] [pace] [senseless]` until standard input ends; the port goes to stdout. It says sentences, or words without
+    sense, which a guard looks at more closely."""
     words, pace = (int(arguments[0]), float(arguments[1])) if len(arguments) > 1 else (64, 0.02)
-    with FaultyServer(Script(words=[f"word{i % 7} " for i in range(words)], pace=pace)) as server:
+    said = [f"word{i} " for i in range(7)] if "senseless" in arguments else [f"{word} " for word in TEXT.split()]
+    with FaultyServer(Script(words=[said[i % len(said)] for i in range(words)], pace=pace)) as server:
         print(server.port, flush=True)
         sys.stdin.read()
 

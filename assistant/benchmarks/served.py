@@ -39,11 +39,14 @@ _ASKED = 3
 INJECTED: tuple[Fault, ...] = ("closed", "reset", "slow", "garbage", "half")
 
 
-def overhead(streams: int, words: int, pace: float, rounds: int, guard: str) -> dict[str, Any]:
-    """Time to the first token and words a second with `streams` at once, straight and through serve-api, in turn."""
+def overhead(streams: int, words: int, pace: float, rounds: int, guard: str, *, senseless: bool = False) -> dict[str, Any]:
+    """Time to the first token and words a second with `streams` at once, straight and through serve-api, in turn.
+
+    The replies are sentences; `senseless` ones, which the guard reads at every step, are the worst case.
+    """
     straight: list[dict[str, float]] = []
     through: list[dict[str, float]] = []
-    with _child([sys.executable, "-m", "assistant.benchmarks.faulty_server", str(words), str(pace)]) as server:
+    with _child([sys.executable, "-m", "assistant.benchmarks.faulty_server", str(words), str(pace), "senseless" * senseless]) as server:
         upstream = f"http://127.0.0.1:{_line(server)}/v1"
         with tempfile.TemporaryDirectory() as folder, _proxy(upstream, Path(folder), guard) as (address, key):
             for number in range(rounds + 1):
@@ -52,7 +55,10 @@ def overhead(streams: int, words: int, pace: float, rounds: int, guard: str) -> 
                 if number:  # the first round warms up
                     straight.append(pair[0])
                     through.append(pair[1])
-    out: dict[str, Any] = {"streams": streams, "words": words, "pace_ms": pace * 1000, "guard": guard, "rounds": rounds}
+    out: dict[str, Any] = {
+        "streams": streams, "words": words, "pace_ms": pace * 1000, "replies": "senseless words" if senseless else "sentences",
+        "guard": guard, "rounds": rounds,
+    }  # fmt: skip
     for name, of in (("straight", straight), ("through", through)):
         out[name] = {key: median(row[key] for row in of) for key in of[0]}
     out["first_token_added_ms"] = median(b["first_token_ms"] - a["first_token_ms"] for a, b in zip(straight, through, strict=True))

@@ -196,16 +196,22 @@ def train(
 @click.option("--requests", type=click.IntRange(0, 1_000_000), default=1000, show_default=True, help="With faults; 0 leaves them out.")
 @click.option("--faults", "share", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="The share of answers that fail.")
 @click.option("--guard", type=click.Choice(["full", "ngrams"]), default="full", show_default=True, help="The guard that is measured.")
+@click.option("--senseless", is_flag=True, help="Replies of words without sense, which the guard reads at every step: the worst case.")
 @rounds_option
 @json_option
-def served(streams: int, words: int, pace: float, requests: int, share: float, guard: str, rounds: int, as_json: bool) -> None:
+def served(
+    streams: int, words: int, pace: float, requests: int, share: float, guard: str, senseless: bool, rounds: int, as_json: bool
+) -> None:
     """What serve-api adds to a served model, and whether faults lose turns, against their goals."""
     try:
         from assistant.benchmarks import served as measure
     except ImportError as error:
         raise UsageError("this needs extras: pip install 'pellucid[served,api]'") from error
 
-    result: dict[str, Any] = {"goals": measure.GOALS, "overhead": measure.overhead(streams, words, pace, rounds, guard)}
+    result: dict[str, Any] = {
+        "goals": measure.GOALS,
+        "overhead": measure.overhead(streams, words, pace, rounds, guard, senseless=senseless),
+    }
     if requests:
         result["faults"] = measure.faults(requests, share)
     show(result, as_json)
