@@ -61,6 +61,8 @@ class Script:
     refuses: frozenset[str] = frozenset()
     """Parameters that are answered with status 400."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    late_end: float = 0.0
+    """Seconds between the last event and the end of the answer."""
     flood: int = 0
     """Status of an answer without end to everything that is asked; 0 for none."""
 
@@ -74,7 +76,7 @@ class FaultyServer:
         """The bodies of the chat requests so far, each with the key that was sent as `authorization`."""
         self.hung_up = threading.Event()
         """Set when a client left in the middle of a reply."""
-        self.flooded = 0
+        self.connections = self.flooded = 0
         """Bytes of answers without end that were written so far."""
         self.port = 0
         self._ready = threading.Event()
@@ -112,6 +114,7 @@ class FaultyServer:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.connections += 1
         try:
             while await self._exchange(reader, writer):
                 pass
@@ -163,6 +166,7 @@ class FaultyServer:
             raise
         if fault in ("half", "half_reset"):
             return _hang_up(writer, abruptly=fault == "half_reset")
+        await asyncio.sleep(self.script.late_end)
         writer.write(b"0\r\n\r\n")
         return True
 

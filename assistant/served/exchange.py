@@ -28,6 +28,8 @@ CONNECT_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 _WAKE_SECONDS = 0.05
 """How long a cancelled caller waits at most before it notices."""
+_END_SECONDS, _END_PIECES = 2.0, 4
+"""How long, and for how much, the end of an answer is waited for after `[DONE]`."""
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 _MESSAGE = 300
 OPTIONAL = ("top_k", "min_p", "repetition_penalty", "repeat_penalty")
@@ -153,7 +155,7 @@ class Stream:
         """Parameters that the server refused, and that were left out."""
         self._server, self._path, self._body, self._cancel = server, path, dict(body), cancel
         self._inbox: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
-        self._heard = False
+        self._heard = self._over = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The events as they come; ends early, and quietly, when cancelled. Raises ModelError; what came before it was yielded."""
@@ -170,7 +172,8 @@ class Stream:
                     raise event
                 yield event
         finally:
-            work.cancel()  # closes the socket wherever the exchange is; nothing where it has ended
+            if not self._over:
+                work.cancel()  # closes the socket wherever the exchange is
 
     def heard(self) -> None:
         """Something of the reply has come: from now on a failure is final, for a second try would say something else."""
@@ -181,9 +184,10 @@ class Stream:
             try:
                 self.attempts += 1
                 await self._once()
-                self._inbox.put(None)
                 return
             except Exception as error:
+                if self._over:  # all was said: what goes wrong with the connection now is nobody's loss
+                    return
                 if not self._heard and self._simplified(error):
                     self.attempts -= 1
                     continue
@@ -199,8 +203,11 @@ class Stream:
                 self._heard = self._heard or _says_something(event)
                 ended = ended or _ends(event)
                 self._inbox.put(event)
-        if not ended:
-            raise ConnectionError("it ended before the reply did")
+            if not ended:
+                raise ConnectionError("it ended before the reply did")
+            self._over = True
+            self._inbox.put(None)
+            await _read_out(pieces)
 
     def _simplified(self, error: Exception) -> bool:
         """Whether the server complained of a parameter that can be done without; it is left out of the next try."""
@@ -222,6 +229,15 @@ def _arguments(body: dict[str, Any]) -> dict[str, Any]:
     """`body` as the client's `create` wants it: what it insists on, and the whole as it is, which it does not look through."""
     required: dict[str, Any] = {"messages": []} if "messages" in body else {"prompt": ""}
     return {"model": body["model"], **required, "extra_body": body}
+
+
+async def _read_out(pieces: AsyncIterator[bytes]) -> None:
+    """Wait a moment for the end of an answer that has said everything: only then can its connection be used again."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            for _ in range(_END_PIECES):
+                if await anext(pieces, None) is None:
+                    return
 
 
 def _says_something(event: dict[str, Any]) -> bool:
