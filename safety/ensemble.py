@@ -37,7 +37,7 @@ WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]
 _UNITS = 64
 _CHARACTERS = 12  # hardly any text has more characters to a token
 _KEPT = 2048  # texts whose encoder logits are remembered
-_TOGETHER = 512  # tokens that are read at once for several threads
+_TOGETHER = 192  # tokens that are read at once for several threads: of long texts nothing is saved by that
 OVERLAP = 16
 """Tokens that two windows share."""
 MOST, DEEP = 8, 2

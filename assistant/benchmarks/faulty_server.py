@@ -54,6 +54,8 @@ class Script:
     logprobs: bool = True
     echoes: bool = False
     """Whether it scores a given text; "sea" in the prompt makes the second word of the reply e³ times as likely."""
+    turning: bool = False
+    """Whether each reply begins a few words further on, so that no two of many are the same."""
     endless: bool = False
     """Whether it writes on when it has written as much as it was asked for."""
     key: str = ""
@@ -156,7 +158,7 @@ class FaultyServer:
             return _answer(writer, 200, self._whole(path, body))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
-            async for event in self._events(path, body, fault):
+            async for event in self._events(path, body, fault, 5 * number if self.script.turning else 0):
                 writer.write(b"%x\r\n%b\r\n" % (len(event), event))
                 await writer.drain()
                 if reader.at_eof():
@@ -182,8 +184,10 @@ class FaultyServer:
             self.hung_up.set()
             raise
 
-    async def _events(self, path: str, body: Mapping[str, Any], fault: Fault | None) -> AsyncIterator[bytes]:
+    async def _events(self, path: str, body: Mapping[str, Any], fault: Fault | None, start: int) -> AsyncIterator[bytes]:
         words = list(self.script.words)[: None if self.script.endless else body.get("max_tokens") or None]
+        start %= max(len(words), 1)
+        words = words[start:] + words[:start]
         middle = len(words) // 2
         if path.startswith("/v1/chat"):
             yield _event({**self._frame(), "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
@@ -265,7 +269,8 @@ def main(arguments: Sequence[str]) -> None:
     sense, which a guard looks at more closely."""
     words, pace = (int(arguments[0]), float(arguments[1])) if len(arguments) > 1 else (64, 0.02)
     said = [f"word{i} " for i in range(7)] if "senseless" in arguments else [f"{word} " for word in TEXT.split()]
-    with FaultyServer(Script(words=[said[i % len(said)] for i in range(words)], pace=pace)) as server:
+    script = Script(words=[said[i % len(said)] for i in range(words)], pace=pace, turning=True)
+    with FaultyServer(script) as server:
         print(server.port, flush=True)
         sys.stdin.read()
 

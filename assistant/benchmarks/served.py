@@ -49,12 +49,11 @@ def overhead(streams: int, words: int, pace: float, rounds: int, guard: str, *, 
     with _child([sys.executable, "-m", "assistant.benchmarks.faulty_server", str(words), str(pace), "senseless" * senseless]) as server:
         upstream = f"http://127.0.0.1:{_line(server)}/v1"
         with tempfile.TemporaryDirectory() as folder, _proxy(upstream, Path(folder), guard) as (address, key):
-            for number in range(rounds + 1):
-                duration = words * pace
-                pair = (_measure(upstream, "none", streams, duration), _measure(address, key, streams, duration))
-                if number:  # the first round warms up
-                    straight.append(pair[0])
-                    through.append(pair[1])
+            duration = words * pace
+            _measure(address, key, streams, duration, "warming up", asked=1)
+            for number in range(rounds):
+                straight.append(_measure(upstream, "none", streams, duration, f"straight {number}"))
+                through.append(_measure(address, key, streams, duration, f"through {number}"))
     out: dict[str, Any] = {
         "streams": streams, "words": words, "pace_ms": pace * 1000, "replies": "senseless words" if senseless else "sentences",
         "guard": guard, "rounds": rounds,
@@ -109,10 +108,11 @@ def faults(requests: int, share: float, *, at_once: int = 32, seed: int = 0) -> 
     }  # fmt: skip
 
 
-def _measure(url: str, key: str, streams: int, duration: float) -> dict[str, float]:
+def _measure(url: str, key: str, streams: int, duration: float, name: str, asked: int = _ASKED) -> dict[str, float]:
     """Milliseconds to the first token (of all requests: median and 95th percentile), and words a second of all together.
 
-    Every stream asks again as soon as it is answered, three times; they begin one after the other over the first reply's `duration`, as
+    Every stream asks again as soon as it is answered, `asked` times, no question twice (`name` makes them those of this run): the guard
+    remembers what it has read. They begin one after the other over the first reply's `duration`, as
     the requests of many people do, and not all at once. Words are counted while all streams run.
     """
 
@@ -120,7 +120,7 @@ def _measure(url: str, key: str, streams: int, duration: float) -> dict[str, flo
         began = time.perf_counter()
         first = text = 0.0
         count = 0
-        messages: Any = [{"role": "user", "content": f"{PROMPT} ({number})"}]
+        messages: Any = [{"role": "user", "content": f"{PROMPT} ({name}, {number})"}]
         async for chunk in await client.chat.completions.create(model="scripted", messages=messages, stream=True, max_tokens=100_000):
             told = (chunk.model_extra or {}).get("pellucid", {})
             content = chunk.choices[0].delta.content if chunk.choices else None
@@ -136,14 +136,14 @@ def _measure(url: str, key: str, streams: int, duration: float) -> dict[str, flo
 
     async def stream(client: openai.AsyncOpenAI, number: int) -> list[tuple[float, float, int]]:
         await asyncio.sleep(duration * number / streams)
-        return [await one(client, number + streams * again) for again in range(_ASKED)]
+        return [await one(client, number + streams * again) for again in range(asked)]
 
     async def everything() -> dict[str, float]:
         async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as client:
             await client.models.list()
             began = time.perf_counter()
             found = [row for rows in await asyncio.gather(*(stream(client, n) for n in range(streams))) for row in rows]
-        start, end = began + duration, began + _ASKED * duration
+        start, end = began + duration, began + max(asked, 2) * duration
         firsts = [row[0] * 1000 for row in found]
         return {
             "first_token_ms": median(firsts), "first_token_95_ms": quantiles(firsts, n=20)[-1] if streams > 1 else firsts[0],
