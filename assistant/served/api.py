@@ -54,6 +54,7 @@ class Api:
         self._passed: OrderedDict[str, str | None] = OrderedDict()  # messages judged before: None, or their redacted form
         self.app = Starlette(routes=[
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
+            Route("/v1/models/{name:path}", self._guarded(self._model), methods=["GET"]),
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
             Route("/v1/moderations", self._guarded(self._moderations), methods=["POST"]),
         ], exception_handlers={404: _nothing_there, 405: _nothing_there})  # fmt: skip
@@ -89,8 +90,16 @@ class Api:
         return guarded
 
     async def _models(self, request: Request, owner: str) -> Response:
-        row = {"id": self._engine_name(), "object": "model", "created": 0, "owned_by": "pellucid"}
-        return JSONResponse({"object": "list", "data": [row]})
+        return JSONResponse({"object": "list", "data": [answers.model(self._engine_name())]})
+
+    async def _model(self, request: Request, owner: str) -> Response:
+        self._known_here(request.path_params["name"])
+        return JSONResponse(answers.model(self._engine_name()))
+
+    def _known_here(self, name: str) -> None:
+        """Raises BadRequest where there is no such model."""
+        if name != self._engine_name():
+            raise BadRequest(f"there is no model {name!r} here, only {self._engine_name()!r}", "model", 404)
 
     async def _moderations(self, request: Request, owner: str) -> Response:
         given = texts(parse(await read_body(request, self.limits)))
@@ -102,8 +111,8 @@ class Api:
 
     async def _chat(self, request: Request, owner: str) -> Response:
         asked = chat(parse(await read_body(request, self.limits)), self._session.settings)
-        if asked.model and asked.model != self._engine_name():
-            raise BadRequest(f"there is no model {asked.model!r} here, only {self._engine_name()!r}", "model", 404)
+        if asked.model:
+            self._known_here(asked.model)
         if self._busy >= self.limits.at_once:
             return _error(503, "too many replies at once: try again in a moment", code="overloaded", headers={"Retry-After": "1"})
         cancel = threading.Event()

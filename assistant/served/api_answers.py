@@ -73,6 +73,11 @@ def _entry(token: ReplyToken) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode()), "top_logprobs": best}
 
 
+def model(name: str) -> dict[str, Any]:
+    """A row of `/v1/models`."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "pellucid"}
+
+
 def moderation(verdict: Verdict) -> dict[str, Any]:
     """One result of `/v1/moderations`; `flagged` is everything that would not pass as it is."""
     return {

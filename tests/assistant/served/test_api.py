@@ -113,6 +113,9 @@ def test_moderations_and_models(api):
     assert [r.flagged for r in found.results] == [False, True]
     assert found.results[1].model_extra["pellucid"]["action"] == "block"
     assert [m.id for m in server.client.models.list()] == ["scripted"]
+    assert server.client.models.retrieve("scripted").id == "scripted"
+    with pytest.raises(openai.NotFoundError, match="only 'scripted'"):
+        server.client.models.retrieve("other/model")
 
 
 @pytest.mark.parametrize("stream", [False, True])
