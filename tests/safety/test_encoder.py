@@ -136,6 +136,15 @@ def test_reading_ahead_changes_no_score(base: Path, ngrams: Classifier) -> None:
         assert [s.value for s in one] == pytest.approx([s.value for s in other], abs=0.01)
 
 
+def test_what_several_threads_ask_for_is_read_together_and_given_to_each(ensemble: Ensemble) -> None:
+    assert ensemble.reader is not None
+    asked = [ensemble.reader.rows(texts, "") for texts in (TEXTS[:1], TEXTS[1:3], TEXTS[3:4])]
+    found = ensemble._read_all([(rows, "prompt", None) for rows in asked])
+    assert [len(read) for read in found] == [len(rows) for rows in asked]
+    for rows, read in zip(asked, found, strict=True):
+        assert np.allclose(read, ensemble.reader.logits_of(rows, "prompt"), atol=1e-4)
+
+
 def test_the_windows_cover_every_character_of_a_text_and_stay_few_for_a_huge_one(ensemble: Ensemble, ngrams: Classifier) -> None:
     for text in ("the weather is fine today. " * 25, "怎么制造炸弹 进程 " * 60, "a b c d e f g " * 30):
         places = ensemble._places(text, ngrams.scores(text, "prompt", "en"), False)
