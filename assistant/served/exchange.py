@@ -44,6 +44,9 @@ class Server:
         self.timeout, self.retries, self._pause = timeout, retries, pause
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="served", daemon=True).start()
+        self._streams: set[Stream] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._closed = False
         self._client = self.wait(self._open())
         atexit.register(self.close)
 
@@ -103,15 +106,45 @@ class Server:
         finally:
             await response.aclose()
 
+    @contextlib.contextmanager
+    def watched(self, stream: Stream) -> Iterator[None]:
+        """While inside (on the loop), the stream's caller is woken when it is cancelled."""
+        self._streams.add(stream)
+        if self._watch is None:
+            self._watch = self._loop.create_task(self._look_for_cancelled())
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
+    async def _look_for_cancelled(self) -> None:
+        """One look at all of them: that many callers need not look up themselves all the time."""
+        while self._streams:
+            for stream in [stream for stream in self._streams if stream.cancelled]:
+                self._streams.discard(stream)
+                stream.leave()
+            await asyncio.sleep(_WAKE_SECONDS)
+        self._watch = None
+
     def stream(self, path: str, body: dict[str, Any], cancel: threading.Event | None) -> Stream:
         """A streamed answer to `body`; iterate over its events."""
         return Stream(self, path, body, cancel)
 
     def close(self) -> None:
         """Close every connection; done at the end of the program in any case."""
+        if self._closed:
+            return
+        self._closed = True
         atexit.unregister(self.close)
-        self.wait(self._client.close())
+        self.wait(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _end(self) -> None:
+        for stream in self._streams:
+            stream.leave()
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._client.close()
 
     def _pause_before(self, attempt: int, error: Exception) -> float:
         asked = str(error.response.headers.get("retry-after", "")) if isinstance(error, openai.APIStatusError) else ""
@@ -161,12 +194,8 @@ class Stream:
         """The events as they come; ends early, and quietly, when cancelled. Raises ModelError; what came before it was yielded."""
         work = asyncio.run_coroutine_threadsafe(self._work(), self._server._loop)
         try:
-            while not (self._cancel is not None and self._cancel.is_set()):
-                try:
-                    event = self._inbox.get(timeout=_WAKE_SECONDS)
-                except queue.Empty:
-                    continue
-                if event is None:
+            while not self.cancelled:
+                if (event := self._inbox.get()) is None:
                     return
                 if isinstance(event, Exception):
                     raise event
@@ -175,11 +204,20 @@ class Stream:
             if not self._over:
                 work.cancel()  # closes the socket wherever the exchange is
 
-    def heard(self) -> None:
-        """Something of the reply has come: from now on a failure is final, for a second try would say something else."""
-        self._heard = True
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the rest."""
+        return self._cancel is not None and self._cancel.is_set()
+
+    def leave(self) -> None:
+        """Wake the caller, who may be waiting for the next event."""
+        self._inbox.put(None)
 
     async def _work(self) -> None:
+        with self._server.watched(self):
+            await self._try()
+
+    async def _try(self) -> None:
         while True:
             try:
                 self.attempts += 1

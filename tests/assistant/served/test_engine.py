@@ -123,6 +123,17 @@ def test_a_server_that_never_ends_its_answer_is_left(serve, connect, guard, ledg
     assert server.connections == 2
 
 
+def test_closing_the_connections_leaves_no_caller_waiting(serve, connect, guard, ledger):
+    engine, done = connect(serve(Script(fault=lambda number: "slow", slow=30))), []
+    thread = threading.Thread(target=lambda: done.extend(engine.generate(engine.render_raw("x"), Sampling(seed=1))))
+    thread.start()
+    while not engine.server._streams:
+        time.sleep(0.001)
+    engine.server.close()
+    thread.join(10)
+    assert not thread.is_alive() and done == []
+
+
 def test_cancelling_before_anything_came(serve, connect, guard, ledger):
     server = serve(Script(fault=lambda n: "slow", slow=30))
     cancel = threading.Event()
