@@ -11,6 +11,7 @@ multiplied with: large channels give up range to small ones (SmoothQuant, Xiao e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -55,6 +56,7 @@ class Reader:
         eight = inputs is not None and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn")
         self._gated = all(f"gate.{role}.w" in adapted for role in ROLES)
         self._maps: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._traced: dict[tuple[int, int | None], Callable[[Tensor], Tensor]] = {}
         for layer in range(trunk.layers):
             for group, names in GROUPS.items():
                 full = [f"l{layer}.{name}" for name in names]
@@ -62,7 +64,7 @@ class Reader:
                 bias = torch.cat([adapted[f"{n}.b"] for n in full])
                 key = f"l{layer}.{group}"
                 if eight and inputs is not None:
-                    self._maps[key] = _rounded(weight, bias, *(inputs[f"{key}.{part}"] for part in ("smooth", "step", "zero")))
+                    self._maps[key] = _Rounded(weight, bias, *(inputs[f"{key}.{part}"] for part in ("smooth", "step", "zero")))
                 else:
                     self._maps[key] = _dense(weight, bias)
         trunk.weights.clear()  # merged: not needed again
@@ -157,9 +159,15 @@ class Reader:
 
     def _encode(self, x: Tensor, mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """As `encoder.encode`, with merged maps: the layers from `first` up to `last`."""
+        if bool(mask.all()):
+            traced = self._traced.get((first, last))
+            return self._layers(x, None, first, last) if traced is None else traced(x)
+        bias = torch.zeros(len(x), 1, 1, x.shape[1]).masked_fill(~mask[:, None, None], -math.inf)
+        return self._layers(x, bias, first, last)
+
+    def _layers(self, x: Tensor, bias: Tensor | None, first: int, last: int | None) -> Tensor:
         batch, length, width = x.shape
         heads, epsilon = self._trunk.shape.heads, self._trunk.shape.epsilon
-        bias = None if bool(mask.all()) else torch.zeros(batch, 1, 1, length).masked_fill(~mask[:, None, None], -math.inf)
         for i in range(first, self._trunk.layers if last is None else last):
             at = f"l{i}."
             q, k, v = self._maps[at + "in"](x).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -170,8 +178,21 @@ class Reader:
             x = F.layer_norm(x, (width,), self._p[at + "oln.w"], self._p[at + "oln.b"], epsilon)
         return x
 
+    @torch.inference_mode()
+    def trace(self) -> None:
+        """Have the layers before the gate, and those after it, computed in one call each from now on: the same numbers, but Python's lock
+        is not asked for between any two of their hundred steps, which takes half of the time where other threads want it as well."""
+        packed = [apply.packed for apply in self._maps.values() if isinstance(apply, _Rounded)]
+        example = torch.zeros(1, 8, self._trunk.shape.width)
+        for first, last in ((0, EARLY), (EARLY, None)):
+            with warnings.catch_warnings():  # sizes that are read from the input are seen to change with it
+                warnings.simplefilter("ignore")
+                run = _Layers(functools.partial(self._layers, bias=None, first=first, last=last), packed)
+                self._traced[first, last] = torch.jit.trace(run, (example,), check_trace=False)  # type: ignore[no-untyped-call]
+
     def watch(self, seen: Callable[[str, Tensor], None]) -> None:
         """Call `seen(group, input)` for the input of every group of maps from now on (to measure the rounding steps)."""
+        self._traced.clear()
         for key, apply in list(self._maps.items()):
 
             def watched(x: Tensor, key: str = key, apply: Callable[[Tensor], Tensor] = apply) -> Tensor:
@@ -185,21 +206,36 @@ def _dense(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: F.linear(x, weight, bias)
 
 
-def _rounded(weight: Tensor, bias: Tensor, smooth: Tensor, step: Tensor, zero: Tensor) -> Callable[[Tensor], Tensor]:
-    smoothed = weight * smooth
-    scales = (smoothed.abs().amax(1) / 127).clamp(min=1e-8)
-    with warnings.catch_warnings():  # torch announces that these types will move to another package
-        warnings.simplefilter("ignore")
-        rounded = torch.quantize_per_channel(smoothed, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rounded, bias)
-    inverse, by, middle = 1 / smooth, float(step), int(zero)
+class _Rounded:
+    """A linear map with weights and inputs in eight bits."""
 
-    def apply(x: Tensor) -> Tensor:
-        flat = (x * inverse).reshape(-1, x.shape[-1])
-        out: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(flat, by, middle, packed)
+    def __init__(self, weight: Tensor, bias: Tensor, smooth: Tensor, step: Tensor, zero: Tensor) -> None:
+        smoothed = weight * smooth
+        scales = (smoothed.abs().amax(1) / 127).clamp(min=1e-8)
+        with warnings.catch_warnings():  # torch announces that these types will move to another package
+            warnings.simplefilter("ignore")
+            rounded = torch.quantize_per_channel(smoothed, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(rounded, bias)
+        self._inverse, self._by, self._middle = 1 / smooth, float(step), int(zero)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat = (x * self._inverse).reshape(-1, x.shape[-1])
+        out: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(flat, self._by, self._middle, self.packed)
         return out.view(*x.shape[:-1], -1)
 
-    return apply
+
+class _Layers(torch.nn.Module):
+    """Some of the layers, as tracing wants them: with the packed weights as attributes."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], packed: Iterable[object]) -> None:
+        super().__init__()
+        self._run = run
+        for i, weights in enumerate(packed):
+            setattr(self, f"packed{i}", weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, length, width) → the same."""
+        return self._run(x)
 
 
 def measure_inputs(trunk: Trunk, adapted: Mapping[str, Tensor], split: object, texts: Iterable[str]) -> dict[str, Tensor]:

@@ -65,6 +65,11 @@ class Api:
         assert self._session.engine is not None
         return self._session.engine.concurrent
 
+    def prepare(self) -> None:
+        """Make the guard ready for many requests at once."""
+        assert self._session.guard is not None
+        self._session.guard.serve_many()
+
     def close(self) -> None:
         """Wait for the replies in the making."""
         self._threads.shutdown(wait=True)

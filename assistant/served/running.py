@@ -36,6 +36,7 @@ def run(api: Api, listening: socket.socket) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     if api.many_at_once and (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)  # many verdicts at once are the parallel work; threads of each would only wait for one another
+        api.prepare()
     gc.collect()
     gc.freeze()  # what is loaded by now stays: looking through it for garbage would hold up every reply for a third of a second
     server = uvicorn.Server(configured(api))

@@ -99,6 +99,17 @@ def test_a_text_scores_the_same_alone_and_in_company(base: Path) -> None:
     assert np.isfinite(together).all()
 
 
+@pytest.mark.parametrize("eight", [True, False])
+def test_traced_layers_give_the_same_numbers_whatever_the_shape(base: Path, eight: bool) -> None:
+    plain, traced = make_reader(base, eight=eight), make_reader(base, eight=eight)
+    traced.trace()
+    for _ in range(4):  # the first calls are looked at by torch, later ones rewritten
+        for texts in (TEXTS[:1], TEXTS[1:2], ["a " * 300], TEXTS[:1] * 3, TEXTS, [""]):
+            assert np.array_equal(plain.logits(texts, "response"), traced.logits(texts, "response"))
+    traced.watch(lambda key, x: None)
+    assert not traced._traced
+
+
 def test_batches_hold_their_budget() -> None:
     lengths = [random.Random(1).randrange(1, 90) for _ in range(300)]
     for made in (by_length(lengths, 256), list(batches(lengths, 256, random.Random(0)))):
