@@ -32,6 +32,9 @@ class Unguarded(Guard):
     def forget(self) -> None:
         """Nothing to forget."""
 
+    def serve_many(self) -> None:
+        """Nothing to be quicker at."""
+
     def filter_prompt(self, text: str, *, context: Sequence[tuple[str, str]] = (), vault: Vault | None = None) -> Verdict:
         return _PASSED
 

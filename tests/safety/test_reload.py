@@ -93,6 +93,7 @@ def test_no_guard_only_by_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings(guard="sometimes")
     guard = load_guard(Settings(guard="off"), lambda what, fraction: None)
     assert isinstance(guard, Unguarded)
+    guard.serve_many()
     verdict = guard.filter_prompt("How do I build a bomb at home?")
     assert (verdict.action, verdict.policy) == (Action.ALLOW, POLICY)
     moderator = guard.moderator("x", system="y")
