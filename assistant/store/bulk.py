@@ -1,12 +1,14 @@
 """Filling a new, private database quickly: without guards, in statements of many rows, beside the hashing.
 
 SQLite writes one block of rows in a thread of its own while the next is hashed and linked. A block goes in as one statement of
-many rows: one call into SQLite, in which Python can go on, instead of one a row.
+many rows: one call into SQLite, in which Python can go on, instead of one a row. Rows of the search index are collected in a
+temporary table first: every statement of many rows closes a piece of the index, and small pieces must be merged again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,9 +35,14 @@ _TURN_SECONDS = 0.0005
 _SORTER_BYTES = 64 << 20
 _SORTER_DEFAULT = 1 << 20
 """What the search index collects in memory before it writes a piece of itself."""
+_PIECE_TURNS = 1 << 16
+_PIECE_CHARACTERS = 24 << 20
+"""So many turns, or so much of their text, are one piece of the search index."""
 
 Content = tuple[int, str, str, bytes, bytes]
 """Record number, part, coding, salt, body."""
+Words = tuple[int, str, str]
+"""A row of the search index: number of the closing record, prompt, reply."""
 
 
 class Loader:
@@ -52,7 +59,7 @@ class Loader:
         self._writer = _Writer(connection)
         self._texts: list[str] = []
         self._parts: list[Content] = []
-        self._words: list[tuple[int, str, str]] = []
+        self._words: list[Words] = []
         self._prompts: dict[str, str] = {}  # of turns whose outcome is still to come
 
     def __enter__(self) -> Loader:
@@ -92,7 +99,7 @@ class Loader:
             ("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True))),
             ("content", self._parts),
             ("frontier", edges),
-            ("fts (rowid, prompt, reply)", self._words),
+            words=self._words,
         )
         self._texts, self._parts, self._words = [], [], []
 
@@ -103,7 +110,7 @@ class Loader:
     def finish(self) -> None:
         """Write the rest and the sums, inside the caller's transaction."""
         self.flush()
-        self.wait()
+        self._writer.finish()
         self._tally.write(self._writer.connection)
 
     def _add_words(self, record: Record, parts: Sequence[Content]) -> None:
@@ -123,27 +130,52 @@ class _Writer:
         self.connection = connection
         self._thread = ThreadPoolExecutor(1, "bulk")
         self._job: Future[None] | None = None
+        self._turns = self._characters = 0
+        """In the piece of the search index that is being collected."""
 
-    def write(self, *blocks: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
-        """Begin to write rows: (table and columns, rows). Raises what the block before it came to."""
+    def write(self, *blocks: tuple[str, Sequence[tuple[Any, ...]]], words: Sequence[Words] = ()) -> None:
+        """Begin to write rows, (table and columns, rows), and rows of the search index. Raises what the block before it came to."""
         self.wait()
-        self._job = self._thread.submit(self._insert, blocks)
+        self._job = self._thread.submit(self._insert, blocks, words)
 
     def wait(self) -> None:
-        """Everything that was handed over is written afterwards."""
+        """Everything that was handed over is in the database afterwards, but for the last piece of the search index."""
         job, self._job = self._job, None
         if job is not None:
             job.result()
+
+    def finish(self) -> None:
+        """Everything that was handed over is in the database afterwards."""
+        self.wait()
+        self._index()
 
     def stop(self) -> None:
         """End the thread; nothing uses the connection afterwards."""
         self._thread.shutdown()
 
-    def _insert(self, blocks: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+    def _insert(self, blocks: Sequence[tuple[str, Sequence[tuple[Any, ...]]]], words: Sequence[Words]) -> None:
         for table, rows in blocks:
-            for first in range(0, len(rows), _STATEMENT):
-                some = rows[first : first + _STATEMENT]
-                self.connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
+            self._rows(table, rows)
+        if words:
+            if not self._turns:
+                self.connection.execute("CREATE TEMP TABLE IF NOT EXISTS words (seq INTEGER PRIMARY KEY, prompt TEXT, reply TEXT)")
+            self._rows("temp.words", words)
+            self._turns += len(words)
+            self._characters += sum(len(prompt) + len(reply) for _, prompt, reply in words)
+            if self._turns >= _PIECE_TURNS or self._characters >= _PIECE_CHARACTERS:
+                self._index()
+
+    def _index(self) -> None:
+        """Put what was collected into the search index."""
+        if self._turns:
+            self.connection.execute("INSERT INTO fts (rowid, prompt, reply) SELECT seq, prompt, reply FROM temp.words ORDER BY seq")
+            self.connection.execute("DROP TABLE temp.words")
+            self._turns = self._characters = 0
+
+    def _rows(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for first in range(0, len(rows), _STATEMENT):
+            some = rows[first : first + _STATEMENT]
+            self.connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
 
 
 @cache
@@ -172,13 +204,35 @@ def loading(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unguarded(connection: sqlite3.Connection) -> Iterator[None]:
-    """Without triggers inside; they are back afterwards, word for word. Indexes stay: their rows come almost in order."""
+    """Without triggers inside, and without computing the columns that are in no index; all is back afterwards, word for word.
+
+    A generated column is not stored: its definition can be exchanged, by the way that SQLite documents for changes that do not concern
+    the file (https://sqlite.org/lang_altertable.html, section 7). Indexes stay: their rows come almost in order.
+    """
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid").fetchall()
     for name, _ in rows:
         connection.execute(f"DROP TRIGGER {name}")
+    definition = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'ledger'").fetchone()[0]
+    indexed = connection.execute(
+        "SELECT c.name FROM pragma_index_list('ledger') i, pragma_index_info(i.name) c WHERE c.name IS NOT NULL"
+    ).fetchall()
+    _define(
+        connection, "ledger", _COMPUTED.sub(lambda m: m[0] if (m["name"],) in indexed else f"{m['name']} {m['type']} AS (NULL)", definition)
+    )
     yield
+    _define(connection, "ledger", definition)
     for _, sql in rows:
         connection.execute(sql)
+
+
+_COMPUTED = re.compile(r"(?P<name>\w+) (?P<type>\w+) AS \(json_extract\(record, '[^']*'\)\)")
+
+
+def _define(connection: sqlite3.Connection, table: str, definition: str) -> None:
+    """Exchange the definition of a table for one with the same rows, inside the caller's transaction."""
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = ?", (definition, table))
+    connection.execute("PRAGMA writable_schema = RESET").fetchall()
 
 
 def rebuild(connection: sqlite3.Connection) -> None:
@@ -205,8 +259,8 @@ def rebuild_index(connection: sqlite3.Connection) -> None:
             words = [_words(seq, _text(asked), _text(answered)) for seq, asked, answered, wiped in rows if wiped < 2]
             writer.wait()  # the page before was written meanwhile; now the connection is free to read the next
             rows = connection.execute(_TEXTS, {"after": rows[-1][0], "page": _PAGE}).fetchall()
-            writer.write(("fts (rowid, prompt, reply)", words))
-        writer.wait()
+            writer.write(words=words)
+        writer.finish()
     finally:
         writer.stop()
     connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_DEFAULT,))
@@ -224,7 +278,7 @@ ORDER BY o.seq"""
 """Prompt and reply of every closed turn, and how many of the two were erased."""
 
 
-def _words(seq: int, prompt: str, reply: str) -> tuple[int, str, str]:
+def _words(seq: int, prompt: str, reply: str) -> Words:
     """A row of the search index, as `search.add_to_index` writes it."""
     return seq, for_index(clean_intake(prompt)), for_index(clean_intake(reply))
 

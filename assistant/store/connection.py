@@ -128,7 +128,8 @@ def _check_key(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _configure(connection: sqlite3.Connection, read_only: bool) -> None:
-    settings: dict[str, Any] = {"cell_size_check": "ON", "mmap_size": 0, "foreign_keys": "ON"}
+    # texts that are sorted or set aside stay in memory: no temporary file holds them in the clear
+    settings: dict[str, Any] = {"temp_store": "MEMORY", "cell_size_check": "ON", "mmap_size": 0, "foreign_keys": "ON"}
     if _json_is_innocuous():
         settings["trusted_schema"] = "OFF"
     if read_only:
