@@ -64,10 +64,15 @@ def as_database(connection: sqlite3.Connection) -> Database:
 
 @contextlib.contextmanager
 def translated(path: Path | None) -> Iterator[None]:
-    """Turns every SQLite or file error inside into a LedgerError that says what to do next."""
+    """Turns every SQLite or file error inside into a LedgerError that says what to do next.
+
+    What SQLite says about a damaged schema repeats its text, which then may be no text at all.
+    """
     name = "the log in memory" if path is None else f"the log {path}"
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise LedgerError(_damaged(name, "it holds what is not UTF-8")) from error
     except driver.errors() as error:
         raise LedgerError(explain(error, name)) from error
     except OSError as error:
@@ -84,12 +89,16 @@ def explain(error: Exception, name: str) -> str:
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
         return f"{name} cannot be written: the file or its folder is read-only; change that, or name another with --db"
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
-        return f"{name} is damaged ({text}): keep a copy, then see `pellucid audit doctor` or restore a backup"
+        return _damaged(name, text)
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")) or "unable to open" in text:
         return f"{name} cannot be opened: check that its folder exists and that you may read and write it"
     if code.startswith("SQLITE_IOERR") or "disk I/O" in text:
         return f"{name} cannot be read or written ({text}): check the disk, then run `pellucid audit verify`"
     return f"{name} refused the operation ({text}): run `pellucid audit verify`"
+
+
+def _damaged(name: str, what: str) -> str:
+    return f"{name} is damaged ({what}): keep a copy, then see `pellucid audit doctor` or restore a backup"
 
 
 def _prepare(path: Path, key: str) -> None:
