@@ -32,6 +32,8 @@ _BEFORE = "SELECT link FROM ledger WHERE seq < ? ORDER BY seq DESC LIMIT 1"
 _PAGE = 256
 _CONTENT_PAGE = 64
 """Records that are read at a time, few enough that what is made of them stays near the processor."""
+_TOLD_EVERY = 4096
+"""Records between two words about the progress."""
 
 Text = tuple[str, bytes, bytes]
 """Coding, salt, body."""
@@ -110,7 +112,8 @@ def walk(
             bodies = connection.execute(_CONTENTS, (start, end)).fetchall() if contents else []
             gone = connection.execute(_ERASED, (start, end)).fetchall() if contents else []
         state.page(start, end, rows, bodies, gone)
-        progress(end)
+        if (end - first + 1) % _TOLD_EVERY == 0 or end == last:
+            progress(end)
     return found
 
 

@@ -11,7 +11,7 @@ import contextlib
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
@@ -30,7 +30,7 @@ from assistant.store.segment import for_index
 _PAGE = 2048
 _STATEMENT = 256
 """Rows of one statement."""
-_TURN_SECONDS = 0.0005
+_TURN_SECONDS = 0.00005
 """How long one thread may keep the interpreter while the other waits for it: SQLite needs it only for a moment, but often."""
 _SORTER_BYTES = 64 << 20
 _SORTER_DEFAULT = 1 << 20
@@ -248,11 +248,12 @@ def rebuild(connection: sqlite3.Connection) -> None:
     rebuild_index(connection)
 
 
-def rebuild_index(connection: sqlite3.Connection) -> None:
-    """Make the search index anew from the texts that are still there, inside the caller's transaction."""
+def rebuild_index(connection: sqlite3.Connection, progress: Callable[[int], None] = lambda turns: None) -> None:
+    """Make the search index anew from the texts that are still there, inside the caller's transaction. `progress` is told the turns
+    that were taken in."""
     connection.execute("INSERT INTO fts (fts) VALUES ('delete-all')")
     connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_BYTES,))
-    writer = _Writer(connection)
+    writer, done = _Writer(connection), 0
     try:
         rows = connection.execute(_TEXTS, {"after": 0, "page": _PAGE}).fetchall()
         while rows:
@@ -260,6 +261,8 @@ def rebuild_index(connection: sqlite3.Connection) -> None:
             writer.wait()  # the page before was written meanwhile; now the connection is free to read the next
             rows = connection.execute(_TEXTS, {"after": rows[-1][0], "page": _PAGE}).fetchall()
             writer.write(words=words)
+            done += len(words)
+            progress(done)
         writer.finish()
     finally:
         writer.stop()
