@@ -209,7 +209,7 @@ def _lines(file: _Readable) -> Iterator[dict[str, Any]]:
         if len(line) == _LONGEST_LINE:
             raise ImportRefused(f"line {number} is too long")
         try:
-            value = json.loads(line, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+            value = _READ(line.decode())
             if not isinstance(value, dict):
                 raise ValueError("it is no object")
         except (ValueError, RecursionError) as error:
@@ -233,6 +233,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constants(text: str) -> Any:
     raise ValueError(f"{text} is no number")
+
+
+_READ = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constants).decode
 
 
 def _sync(path: Path) -> None:
