@@ -130,8 +130,8 @@ def fill(path: Path, turns: int, seed: int = 1, say: Saying = lambda what, fract
     with contextlib.closing(connect(path, read_only=False)) as connection, bulk.loading(connection):
         migrations.migrate(as_database(connection))
         schema = migrations.describe(connection)
-        with bulk.unguarded(connection), bulk.Loader(connection, index=False) as loader:
-            maker = _Maker()
+        with bulk.unguarded(connection):
+            loader, maker = bulk.Loader(connection), _Maker()
             for row in maker.genesis(connection, schema):
                 loader.add(*row)
             for first in range(0, turns, _BLOCK):
@@ -144,7 +144,6 @@ def fill(path: Path, turns: int, seed: int = 1, say: Saying = lambda what, fract
                 for record, text, parts in rows:
                     loader.add(record, text, parts)
                 loader.flush()
-                loader.wait()  # nothing is written while the next block is made
                 rates.append(len(rows) / 2 / (time.perf_counter() - made))
                 gc.unfreeze()
                 making += made - began

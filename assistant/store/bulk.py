@@ -1,8 +1,7 @@
-"""Filling a new, private database quickly: without guards, in statements of many rows, beside the hashing.
+"""Filling a new, private database quickly: without guards, a page of records at a time, in statements of many rows.
 
-SQLite writes one block of rows in a thread of its own while the next is hashed and linked. A block goes in as one statement of
-many rows: one call into SQLite, in which Python can go on, instead of one a row. Rows of the search index are collected in a
-temporary table first: every statement of many rows closes a piece of the index, and small pieces must be merged again.
+Hashing and SQLite take turns in one thread: beside each other they would wait for the interpreter as long as they gain.
+The search index is made at the end, of all texts at once: its pieces are large then, and none is merged again.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from itertools import chain
@@ -21,55 +18,34 @@ from typing import Any
 from assistant.language import clean_intake
 from assistant.store import canonical, tree
 from assistant.store.canonical import Record
-from assistant.store.content import PROMPT, REPLY
 from assistant.store.merkle import GENESIS, Frontier
 from assistant.store.projections import Tally
-from assistant.store.records import CLOSING
 from assistant.store.segment import for_index
 
-_PAGE = 2048
+_PAGE = 512
 _STATEMENT = 256
 """Rows of one statement."""
-_TURN_SECONDS = 0.00005
-"""How long one thread may keep the interpreter while the other waits for it: SQLite needs it only for a moment, but often."""
 _SORTER_BYTES = 64 << 20
 _SORTER_DEFAULT = 1 << 20
 """What the search index collects in memory before it writes a piece of itself."""
-_PIECE_TURNS = 1 << 16
-_PIECE_CHARACTERS = 24 << 20
-"""So many turns, or so much of their text, are one piece of the search index."""
 
 Content = tuple[int, str, str, bytes, bytes]
 """Record number, part, coding, salt, body."""
-Words = tuple[int, str, str]
-"""A row of the search index: number of the closing record, prompt, reply."""
 
 
 class Loader:
-    """Takes records in their order, hashes and links them, and sums up what only repeats them. Use it as a context."""
+    """Takes records in their order, hashes and links them, and sums up what only repeats them."""
 
-    def __init__(self, connection: sqlite3.Connection, *, index: bool = True) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.tree = Frontier()
         """Over what was flushed."""
         self.size = 0
         """Records taken in."""
-        self._index = index
+        self._connection = connection
         self._link = GENESIS
         self._tally = Tally()
-        self._writer = _Writer(connection)
         self._texts: list[str] = []
         self._parts: list[Content] = []
-        self._words: list[Words] = []
-        self._prompts: dict[str, str] = {}  # of turns whose outcome is still to come
-
-    def __enter__(self) -> Loader:
-        self._interval = sys.getswitchinterval()
-        sys.setswitchinterval(_TURN_SECONDS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setswitchinterval(self._interval)
-        self._writer.stop()
 
     def add(self, record: Record, text: str, parts: Sequence[Content] = ()) -> None:
         """The next record with its canonical text and contents. Raises KeyError, TypeError or ValueError when it is none."""
@@ -77,13 +53,11 @@ class Loader:
         self._texts.append(text)
         self._parts += parts
         self.size += 1
-        if self._index and "turn" in record:
-            self._add_words(record, parts)
         if self.size % _PAGE == 0:
             self.flush()
 
     def flush(self) -> None:
-        """Hash what has been taken in, and hand it to the thread that writes."""
+        """Hash and write what has been taken in."""
         leaves = [sha256(b"\x00" + text.encode()).digest() for text in self._texts]  # leaf_hash and link_hash, written out
         links, link = [], self._link
         for leaf in leaves:
@@ -95,87 +69,20 @@ class Loader:
             self.tree.extend(leaves[done : done + tree.EVERY - self.tree.size % tree.EVERY])
             if self.tree.size % tree.EVERY == 0:
                 edges.append((self.tree.size, b"".join(self.tree.hashes)))
-        self._writer.write(
-            ("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True))),
-            ("content", self._parts),
-            ("frontier", edges),
-            words=self._words,
-        )
-        self._texts, self._parts, self._words = [], [], []
-
-    def wait(self) -> None:
-        """Everything that was flushed is in the database afterwards."""
-        self._writer.wait()
+        self._insert("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True)))
+        self._insert("content", self._parts)
+        self._insert("frontier", edges)
+        self._texts, self._parts = [], []
 
     def finish(self) -> None:
-        """Write the rest and the sums, inside the caller's transaction."""
+        """Write the rest and the sums, inside the caller's transaction. The search index is left to `rebuild_index`."""
         self.flush()
-        self._writer.finish()
-        self._tally.write(self._writer.connection)
+        self._tally.write(self._connection)
 
-    def _add_words(self, record: Record, parts: Sequence[Content]) -> None:
-        texts = {part: body for _, part, _, _, body in parts if part in (PROMPT, REPLY)}
-        if record["kind"] == "intent" and PROMPT in texts:
-            self._prompts[record["turn"]] = texts[PROMPT].decode()
-        elif record["kind"] in CLOSING:
-            prompt = self._prompts.pop(record["turn"], None)
-            if prompt is not None or REPLY in texts:
-                self._words.append(_words(record["seq"], prompt or "", texts.get(REPLY, b"").decode()))
-
-
-class _Writer:
-    """Writes blocks of rows into tables, one block behind the caller."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self._thread = ThreadPoolExecutor(1, "bulk")
-        self._job: Future[None] | None = None
-        self._turns = self._characters = 0
-        """In the piece of the search index that is being collected."""
-
-    def write(self, *blocks: tuple[str, Sequence[tuple[Any, ...]]], words: Sequence[Words] = ()) -> None:
-        """Begin to write rows, (table and columns, rows), and rows of the search index. Raises what the block before it came to."""
-        self.wait()
-        self._job = self._thread.submit(self._insert, blocks, words)
-
-    def wait(self) -> None:
-        """Everything that was handed over is in the database afterwards, but for the last piece of the search index."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
-
-    def finish(self) -> None:
-        """Everything that was handed over is in the database afterwards."""
-        self.wait()
-        self._index()
-
-    def stop(self) -> None:
-        """End the thread; nothing uses the connection afterwards."""
-        self._thread.shutdown()
-
-    def _insert(self, blocks: Sequence[tuple[str, Sequence[tuple[Any, ...]]]], words: Sequence[Words]) -> None:
-        for table, rows in blocks:
-            self._rows(table, rows)
-        if words:
-            if not self._turns:
-                self.connection.execute("CREATE TEMP TABLE IF NOT EXISTS words (seq INTEGER PRIMARY KEY, prompt TEXT, reply TEXT)")
-            self._rows("temp.words", words)
-            self._turns += len(words)
-            self._characters += sum(len(prompt) + len(reply) for _, prompt, reply in words)
-            if self._turns >= _PIECE_TURNS or self._characters >= _PIECE_CHARACTERS:
-                self._index()
-
-    def _index(self) -> None:
-        """Put what was collected into the search index."""
-        if self._turns:
-            self.connection.execute("INSERT INTO fts (rowid, prompt, reply) SELECT seq, prompt, reply FROM temp.words ORDER BY seq")
-            self.connection.execute("DROP TABLE temp.words")
-            self._turns = self._characters = 0
-
-    def _rows(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for first in range(0, len(rows), _STATEMENT):
             some = rows[first : first + _STATEMENT]
-            self.connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
+            self._connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
 
 
 @cache
@@ -253,19 +160,14 @@ def rebuild_index(connection: sqlite3.Connection, progress: Callable[[int], None
     that were taken in."""
     connection.execute("INSERT INTO fts (fts) VALUES ('delete-all')")
     connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_BYTES,))
-    writer, done = _Writer(connection), 0
-    try:
-        rows = connection.execute(_TEXTS, {"after": 0, "page": _PAGE}).fetchall()
-        while rows:
-            words = [_words(seq, _text(asked), _text(answered)) for seq, asked, answered, wiped in rows if wiped < 2]
-            writer.wait()  # the page before was written meanwhile; now the connection is free to read the next
-            rows = connection.execute(_TEXTS, {"after": rows[-1][0], "page": _PAGE}).fetchall()
-            writer.write(words=words)
-            done += len(words)
-            progress(done)
-        writer.finish()
-    finally:
-        writer.stop()
+    after = done = 0
+    while rows := connection.execute(_TEXTS, {"after": after, "page": _PAGE}).fetchall():
+        after = rows[-1][0]
+        words = [_words(seq, _text(asked), _text(answered)) for seq, asked, answered, wiped in rows if wiped < 2]
+        # row by row: SQLite closes the piece of the index at every statement of many rows
+        connection.executemany("INSERT INTO fts (rowid, prompt, reply) VALUES (?, ?, ?)", words)
+        done += len(words)
+        progress(done)
     connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_DEFAULT,))
 
 
@@ -281,7 +183,7 @@ ORDER BY o.seq"""
 """Prompt and reply of every closed turn, and how many of the two were erased."""
 
 
-def _words(seq: int, prompt: str, reply: str) -> Words:
+def _words(seq: int, prompt: str, reply: str) -> tuple[int, str, str]:
     """A row of the search index, as `search.add_to_index` writes it."""
     return seq, for_index(clean_intake(prompt)), for_index(clean_intake(reply))
 

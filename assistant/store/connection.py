@@ -7,6 +7,7 @@ rebuilt power failures. Freed pages are overwritten (`secure_delete`), so that e
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -76,6 +77,8 @@ def translated(path: Path | None) -> Iterator[None]:
     except driver.errors() as error:
         raise LedgerError(explain(error, name)) from error
     except OSError as error:
+        if error.errno == errno.EROFS:
+            raise LedgerError(_read_only(name)) from error
         raise LedgerError(f"{name} cannot be used: {error.strerror or error}") from error
 
 
@@ -87,7 +90,7 @@ def explain(error: Exception, name: str) -> str:
     if code.startswith("SQLITE_FULL") or "is full" in text:
         return f"the disk is full, so {name} cannot be written: free some space and try again (nothing logged was lost)"
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
-        return f"{name} cannot be written: the file or its folder is read-only; change that, or name another with --db"
+        return _read_only(name)
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
         return _damaged(name, text)
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")) or "unable to open" in text:
@@ -95,6 +98,10 @@ def explain(error: Exception, name: str) -> str:
     if code.startswith("SQLITE_IOERR") or "disk I/O" in text:
         return f"{name} cannot be read or written ({text}): check the disk, then run `pellucid audit verify`"
     return f"{name} refused the operation ({text}): run `pellucid audit verify`"
+
+
+def _read_only(name: str) -> str:
+    return f"{name} cannot be written: the file or its folder is read-only; change that, or name another with --db"
 
 
 def _damaged(name: str, what: str) -> str:
