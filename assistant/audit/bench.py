@@ -13,10 +13,12 @@ import os
 import random
 import re
 import shutil
+import signal
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,7 @@ def bench(
     say: Saying = lambda what, fraction: None,
 ) -> dict[str, Any]:
     """The figures, as plain data. `folder` is where the throw-away ledger lies: its disk is what is measured."""
-    place = Path(tempfile.mkdtemp(prefix="pellucid-bench-", dir=folder))
-    try:
+    with _throw_away(folder) as place:
         path = place / "ledger.db"
         figures: dict[str, Any] = {"turns": turns, "processors": all_processors()}
         figures |= fill(path, turns, say=say)
@@ -90,7 +91,23 @@ def bench(
         figures["open_ms"] = _summary([1000 * _seconds(lambda: Ledger.open(path).close()) for _ in range(9)])
         figures["open_read_only_ms"] = _summary([1000 * _seconds(lambda: Ledger.open(path, read_only=True).close()) for _ in range(9)])
         return figures
+
+
+@contextlib.contextmanager
+def _throw_away(folder: Path | None) -> Iterator[Path]:
+    """A place for gigabytes that are removed afterwards, also where the program is told to end (SIGTERM)."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    place = Path(tempfile.mkdtemp(prefix="pellucid-bench-", dir=folder))
+    in_charge = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if in_charge else None
+    try:
+        yield place
     finally:
+        if in_charge:
+            signal.signal(signal.SIGTERM, before)
         shutil.rmtree(place, ignore_errors=True)
         outside_file(_LOG).unlink(missing_ok=True)
 
