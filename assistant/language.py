@@ -23,7 +23,13 @@ def detect(text: str) -> Literal["zh", "en"]:
 
 def clean_intake(text: str) -> str:
     """`text` without what no database, hash or tokenizer takes: lone surrogates become U+FFFD, NUL becomes its picture ␀."""
-    return _SURROGATES.sub("\ufffd", text).replace("\x00", "\u2400")
+    if "\x00" in text:
+        text = text.replace("\x00", "\u2400")
+    try:
+        text.encode()  # far quicker than to look for surrogates, of which there hardly ever are any
+    except UnicodeEncodeError:
+        text = _SURROGATES.sub("\ufffd", text)
+    return text
 
 
 def notices(language: str, engine: Engine, prompt: Prompt, *, earlier: Sequence[str]) -> tuple[str, ...]:

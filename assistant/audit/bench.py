@@ -13,15 +13,18 @@ import os
 import random
 import re
 import shutil
+import signal
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from assistant.audit.export import jsonl
 from assistant.audit.importing import import_jsonl
+from assistant.audit.redact import redact
 from assistant.audit.verify import all_processors, verify
 from assistant.store import bulk, canonical, migrations, records
 from assistant.store.canonical import Record
@@ -54,23 +57,57 @@ Row = tuple[Record, str, list[bulk.Content]]
 """A record, its canonical text, its contents."""
 
 
-def bench(turns: int = 20_000, *, folder: Path | None = None, durable: int = 200, searches: int = 60, rounds: int = 3) -> dict[str, Any]:
+Saying = Callable[[str, float | None], None]
+"""Told what is being measured, and how much of that is done, where it is known."""
+
+
+def bench(
+    turns: int = 20_000,
+    *,
+    folder: Path | None = None,
+    durable: int = 200,
+    searches: int = 60,
+    rounds: int = 3,
+    say: Saying = lambda what, fraction: None,
+) -> dict[str, Any]:
     """The figures, as plain data. `folder` is where the throw-away ledger lies: its disk is what is measured."""
-    place = Path(tempfile.mkdtemp(prefix="pellucid-bench-", dir=folder))
-    try:
+    with _throw_away(folder) as place:
         path = place / "ledger.db"
         figures: dict[str, Any] = {"turns": turns, "processors": all_processors()}
-        figures |= fill(path, turns)
+        figures |= fill(path, turns, say=say)
+        say("export and import", None)
         figures |= _importing(path, place / "imported.db", min(turns, 20_000))
         with Ledger.open(path) as ledger:
-            figures |= _verifying(ledger, rounds)
+            figures |= _verifying(ledger, rounds, say)
+            say("search", None)
             figures |= _searching(ledger, searches)
+            say("proofs", None)
             figures |= _proving(ledger)
+            say("durable commits", None)
             figures |= _committing(ledger, durable)
+            say("erasure", None)
+            figures |= _erasing(ledger)
+        say("opening", None)
         figures["open_ms"] = _summary([1000 * _seconds(lambda: Ledger.open(path).close()) for _ in range(9)])
         figures["open_read_only_ms"] = _summary([1000 * _seconds(lambda: Ledger.open(path, read_only=True).close()) for _ in range(9)])
         return figures
+
+
+@contextlib.contextmanager
+def _throw_away(folder: Path | None) -> Iterator[Path]:
+    """A place for gigabytes that are removed afterwards, also where the program is told to end (SIGTERM)."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    place = Path(tempfile.mkdtemp(prefix="pellucid-bench-", dir=folder))
+    in_charge = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if in_charge else None
+    try:
+        yield place
     finally:
+        if in_charge:
+            signal.signal(signal.SIGTERM, before)
         shutil.rmtree(place, ignore_errors=True)
         outside_file(_LOG).unlink(missing_ok=True)
 
@@ -98,7 +135,7 @@ def table(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def fill(path: Path, turns: int, seed: int = 1) -> dict[str, Any]:
+def fill(path: Path, turns: int, seed: int = 1, say: Saying = lambda what, fraction: None) -> dict[str, Any]:
     """A ledger of that many synthetic turns at `path`, through the bulk path. Returns how fast that went.
 
     A bulk insert gets records as canonical text with their contents, as an import does; making and encoding them is timed apart.
@@ -110,11 +147,12 @@ def fill(path: Path, turns: int, seed: int = 1) -> dict[str, Any]:
     with contextlib.closing(connect(path, read_only=False)) as connection, bulk.loading(connection):
         migrations.migrate(as_database(connection))
         schema = migrations.describe(connection)
-        with bulk.unguarded(connection), bulk.Loader(connection, index=False) as loader:
-            maker = _Maker()
+        with bulk.unguarded(connection):
+            loader, maker = bulk.Loader(connection), _Maker()
             for row in maker.genesis(connection, schema):
                 loader.add(*row)
             for first in range(0, turns, _BLOCK):
+                say("bulk insert", first / turns)
                 began = time.perf_counter()
                 rows = [row for i in range(first, min(first + _BLOCK, turns)) for row in maker.turn(i, pool[i % len(pool)])]
                 gc.collect()
@@ -123,12 +161,11 @@ def fill(path: Path, turns: int, seed: int = 1) -> dict[str, Any]:
                 for record, text, parts in rows:
                     loader.add(record, text, parts)
                 loader.flush()
-                loader.wait()  # nothing is written while the next block is made
                 rates.append(len(rows) / 2 / (time.perf_counter() - made))
                 gc.unfreeze()
                 making += made - began
             finishing = _seconds(loader.finish)
-        indexing = _seconds(lambda: bulk.rebuild_index(connection))
+        indexing = _seconds(lambda: bulk.rebuild_index(connection, lambda done: say("search index", done / turns)))
     inserting = turns / statistics.median(rates) + finishing
     return {
         "bulk_turns_per_second": _summary([turns / (turns / rate + finishing) for rate in rates], 0),
@@ -219,15 +256,19 @@ def _importing(path: Path, target: Path, most: int) -> dict[str, Any]:
     return {"export_turns_per_second": round(most / exporting), "import_turns_per_second": round(most / importing)}
 
 
-def _verifying(ledger: Ledger, rounds: int) -> dict[str, Any]:
+def _verifying(ledger: Ledger, rounds: int, say: Saying) -> dict[str, Any]:
     size = ledger.query("SELECT max(seq) FROM ledger")[0][0]
     out = {}
     for name, contents, processes in (
         ("verify_chain", False, all_processors()), ("verify_contents", True, all_processors()),
         ("verify_chain_one_process", False, 1), ("verify_contents_one_process", True, 1),
     ):  # fmt: skip
+
+        def told(done: int, total: int, what: str = name.replace("_", " ")) -> None:
+            say(what, done / total)
+
         times = [
-            _seconds(lambda c=contents, p=processes: _sound(verify(ledger, contents=c, outside=False, processes=p)))  # type: ignore[misc]
+            _seconds(lambda c=contents, p=processes, t=told: _sound(verify(ledger, contents=c, outside=False, processes=p, progress=t)))  # type: ignore[misc]
             for _ in range(rounds if size < 500_000 or (processes > 1 and not contents) else 1)
         ]
         out[f"{name}_rows_per_second"] = _summary([size / seconds for seconds in times], 0)
@@ -286,6 +327,12 @@ def _committing(ledger: Ledger, count: int) -> dict[str, Any]:
         "durable_p50_ms": round(1000 * times[count // 2], 2),
         "durable_p99_ms": round(1000 * times[min(count - 1, int(count * 0.99))], 2),
     }
+
+
+def _erasing(ledger: Ledger) -> dict[str, Any]:
+    """One turn erased without a trace: the search index is written anew, and the whole file is searched for what was erased."""
+    turn = ledger.list_turns(limit=1)[0].turn
+    return {"erase_one_turn_seconds": round(_seconds(lambda: redact(ledger, turn, "bench")), 2)}
 
 
 def _summary(values: list[float], digits: int = 2) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant import paths
+from assistant.audit.export.target import remove
 from assistant.errors import LedgerError
 from assistant.store import bulk, driver, recovery
 from assistant.store.ledger import Ledger
@@ -91,7 +92,7 @@ def backup(ledger: Ledger, target: Path) -> int:
     except driver.errors() as error:
         raise LedgerError(f"{target} could not be written ({error}): free some space or use another place") from error
     finally:
-        draft.unlink(missing_ok=True)
+        remove(draft)
     return target.stat().st_size
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from assistant.audit.export.jsonl import FORMAT, lines
+from assistant.audit.export.target import remove
 from assistant.audit.verify import Progress
 from assistant.errors import PellucidError
 from assistant.store import bulk, canonical, migrations
@@ -90,7 +91,7 @@ def _build(file: _Readable, target: Path, progress: Progress) -> Imported:
             os.replace(draft, target)
     finally:
         for suffix in ("", "-journal"):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+            remove(draft.with_name(draft.name + suffix))
     return result
 
 
@@ -127,11 +128,12 @@ def _load(file: _Readable, connection: sqlite3.Connection, progress: Progress) -
         raise ImportRefused(f"the export has schema {version!r}, which this Pellucid does not know: update it")
     with bulk.loading(connection):
         migrations.migrate(as_database(connection), version)
-        with bulk.unguarded(connection), bulk.Loader(connection) as loader:
-            state = _State(loader)
+        with bulk.unguarded(connection):
+            state = _State(bulk.Loader(connection))
             footer = _records(entries, state, size if isinstance(size, int) else 0, progress)
-            loader.finish()
+            state.loader.finish()
             _finish(connection, state, header, footer)
+        bulk.rebuild_index(connection)
     return state.result
 
 
@@ -209,7 +211,7 @@ def _lines(file: _Readable) -> Iterator[dict[str, Any]]:
         if len(line) == _LONGEST_LINE:
             raise ImportRefused(f"line {number} is too long")
         try:
-            value = json.loads(line, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+            value = _READ(line.decode())
             if not isinstance(value, dict):
                 raise ValueError("it is no object")
         except (ValueError, RecursionError) as error:
@@ -233,6 +235,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constants(text: str) -> Any:
     raise ValueError(f"{text} is no number")
+
+
+_READ = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constants).decode
 
 
 def _sync(path: Path) -> None:

@@ -54,10 +54,9 @@ def kept_inside(ledger: Ledger, report: Report) -> list[Checkpoint]:
 def check_signatures(points: Iterable[Checkpoint], key: Path, report: Report) -> None:
     """Every signed checkpoint must be signed by `key`, and at least one must be."""
     signed = [point for point in points if point.signatures]
-    for point in signed:
-        if not is_signed_by(point, key):
-            message = f"the checkpoint of {point.size} records is not signed by the key in {key.name}"
-            report.add(Problem("checkpoint", message, point.size))
+    unsigned = [point.size for point in signed if not is_signed_by(point, key)]
+    for size in dict.fromkeys(unsigned):  # the same checkpoint is kept in the log and outside it
+        report.add(Problem("checkpoint", f"the checkpoint of {size} records is not signed by the key in {key.name}", size))
     if not signed:
         message = "no checkpoint is signed: run `pellucid audit checkpoint --sign KEY`"
         report.add(Problem("checkpoint", message, tampered=False))

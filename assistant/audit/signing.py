@@ -74,10 +74,17 @@ def read_public_keys(path: Path) -> list[tuple[str, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the public key {path} cannot be read: {error}") from error
     lines = [line for line in text.splitlines() if not line.startswith("#")]
-    keys = [(match[1], match[2]) for line in lines if (match := _PUBLIC_KEY.search(line))]
+    keys = [(match[1], match[2]) for line in lines if (match := _PUBLIC_KEY.search(line)) and _is_base64(match[2])]
     if not keys:
         raise UsageError(f"{path} holds no OpenSSH public key: give the .pub file of the signer")
     return keys
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False
 
 
 def _sign_ssh(checkpoint: Checkpoint, key: Path) -> Signature:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,14 +26,14 @@ from assistant.store.projections import Tally
 from assistant.store.records import CLOSING
 
 _RECORDS = "SELECT seq, CAST(record AS BLOB), leaf, link FROM ledger WHERE seq BETWEEN ? AND ? ORDER BY seq"
-_CONTENTS = "SELECT seq, part, codec, salt, body FROM content WHERE seq BETWEEN ? AND ?"
+_CONTENTS = "SELECT seq, part, codec, salt, body FROM content WHERE seq BETWEEN ? AND ? ORDER BY seq, part"
 _ERASED = "SELECT seq, part, redaction FROM erased WHERE seq BETWEEN ? AND ?"
 _BEFORE = "SELECT link FROM ledger WHERE seq < ? ORDER BY seq DESC LIMIT 1"
-_PAGE = 1024
-_CONTENT_PAGE = 512
-"""Contents are heavy: fewer records at a time."""
-_PARSED = 64
-"""Records that are parsed at once."""
+_PAGE = 256
+_CONTENT_PAGE = 64
+"""Records that are read at a time, few enough that what is made of them stays near the processor."""
+_TOLD_EVERY = 4096
+"""Records between two words about the progress."""
 
 Text = tuple[str, bytes, bytes]
 """Coding, salt, body."""
@@ -111,7 +112,8 @@ def walk(
             bodies = connection.execute(_CONTENTS, (start, end)).fetchall() if contents else []
             gone = connection.execute(_ERASED, (start, end)).fetchall() if contents else []
         state.page(start, end, rows, bodies, gone)
-        progress(end)
+        if (end - first + 1) % _TOLD_EVERY == 0 or end == last:
+            progress(end)
     return found
 
 
@@ -149,19 +151,50 @@ class _Walk:
             self._link = _bytes(rows[-1][3])
         if not self._contents:
             return
+        records = self._parse([row[1] for row in rows])
+        if not gone and self._contents_are_sound(rows, records, bodies):
+            self._report.contents += len(bodies)
+            for (seq, _, _, _), record in zip(rows, records, strict=True):
+                self._take_in(seq, record)
+            return
         texts: dict[int, dict[str, Text]] = {}
         for seq, part, codec, salt, body in bodies:
             texts.setdefault(seq, {})[part] = (codec, salt, body)
-        for start in range(0, len(rows), _PARSED):
-            some = rows[start : start + _PARSED]
-            try:
-                records: list[canonical.Record | None] = [*canonical.loads_many([row[1] for row in some])]
-            except (ValueError, TypeError, RecursionError):
-                records = [None] * len(some)  # one of them is broken: each is read by itself
-            for (seq, text, _, _), record in zip(some, records, strict=True):
-                self._check_record(seq, text, record, texts.pop(seq, {}))
+        for (seq, text, _, _), record in zip(rows, records, strict=True):
+            self._check_record(seq, text, record, texts.pop(seq, {}))
         for seq, parts in texts.items():
             self._report.add(Problem("content", f"there is content ({', '.join(parts)}) for a record that is not there", seq))
+
+    def _parse(self, texts: list[bytes]) -> list[canonical.Record | None]:
+        """The records of a page; None where one of them is broken, so that each must be read by itself."""
+        try:
+            return [*canonical.loads_many(texts)]
+        except (ValueError, TypeError, RecursionError):
+            return [None] * len(texts)
+
+    def _contents_are_sound(self, rows: list[Any], records: list[Any], bodies: list[Any]) -> bool:
+        """Whether every record has its own number and vouches for exactly the contents that are there: all of a page at once."""
+        try:
+            if [record["seq"] for record in records] != [row[0] for row in rows]:
+                return False
+            vouched = [
+                (record["seq"], part, hashed) for record in records if "content" in record for part, hashed in record["content"].items()
+            ]
+            return vouched == [(seq, part, commit(seq, part, codec, salt, body).hex()) for seq, part, codec, salt, body in bodies]
+        except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+            return False  # some record or content is none
+
+    def _take_in(self, seq: int, record: Any) -> None:
+        """What the records say together."""
+        try:
+            kind = record["kind"]
+            if kind in CLOSING:
+                self._report.turns += 1
+            elif kind == "redact":
+                self._found.redacted |= {(int(s), str(p)): seq for s, p in record["erases"]}
+            self._found.tally.add(record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self._report.add(Problem("record", f"the record cannot be understood ({type(error).__name__})", seq))
 
     def _is_sound(self, first: int, last: int, rows: list[Any], leaves: list[bytes]) -> bool:
         """Whether all numbers are there, every record has its hash, and each follows the one before it."""

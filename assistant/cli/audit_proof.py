@@ -81,7 +81,10 @@ def verify(
     "--method", type=click.Choice(["ssh", "ed25519"]), default="ssh", show_default=True,
     help="Through ssh-keygen, or as a C2SP signed note (needs the extra `sign`).",
 )  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the note to this file.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Also write the note to this file, and the signature of ssh-keygen beside it (.sig).",
+)  # fmt: skip
 @database_options
 def checkpoint(db: Path | None, as_json: bool, key: Path | None, method: Any, output: Path | None) -> None:
     """Pin down the whole log as it is now. Keep what is printed in another place: it proves later what the log held."""
@@ -96,10 +99,18 @@ def checkpoint(db: Path | None, as_json: bool, key: Path | None, method: Any, ou
             point = ledger.checkpoint()
         if key is not None:
             point = signing.sign(ledger, point, key, method)
+    in_ssh = key is not None and method == "ssh"
+    native = not in_ssh and any(s.method == "ed25519" for s in point.signatures)
+    note = point.signed_note if native else point.note  # a C2SP note bears its signatures, one of ssh-keygen is a file of its own
     if output is not None:
         with writing(output) as file:
-            file.write(point.signed_note if any(s.method == "ed25519" for s in point.signatures) else point.note)
-    print_json(point.to_dict()) if as_json else click.echo(point.note, nl=False)
+            file.write(note)
+        if in_ssh:
+            beside = output.with_name(output.name + ".sig")
+            with writing(beside) as file:
+                file.write(next(s.text for s in reversed(point.signatures) if s.method == "ssh"))
+            say(f"check it with: ssh-keygen -Y verify -f ALLOWED_SIGNERS -I SIGNER -n {signing.NAMESPACE} -s {beside} < {output}")
+    print_json(point.to_dict()) if as_json else click.echo(note, nl=False)
     say(f"kept in {outside_file(point.log)}")
 
 

@@ -140,7 +140,7 @@ def audit(turns: int, folder: str | None, as_json: bool) -> None:
 
     from assistant.audit import bench as measure
 
-    figures = measure.bench(turns, folder=Path(folder) if folder else None)
+    figures = _told(lambda progress: measure.bench(turns, folder=Path(folder) if folder else None, say=progress))
     if as_json:
         echo_json(figures)
     else:

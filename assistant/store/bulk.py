@@ -1,16 +1,15 @@
-"""Filling a new, private database quickly: without guards, in statements of many rows, beside the hashing.
+"""Filling a new, private database quickly: without guards, a page of records at a time, in statements of many rows.
 
-SQLite writes one block of rows in a thread of its own while the next is hashed and linked. A block goes in as one statement of
-many rows: one call into SQLite, in which Python can go on, instead of one a row.
+Hashing and SQLite take turns in one thread: beside each other they would wait for the interpreter as long as they gain.
+The search index is made at the end, of all texts at once: its pieces are large then, and none is merged again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import chain
@@ -19,17 +18,13 @@ from typing import Any
 from assistant.language import clean_intake
 from assistant.store import canonical, tree
 from assistant.store.canonical import Record
-from assistant.store.content import PROMPT, REPLY
 from assistant.store.merkle import GENESIS, Frontier
 from assistant.store.projections import Tally
-from assistant.store.records import CLOSING
 from assistant.store.segment import for_index
 
-_PAGE = 2048
+_PAGE = 512
 _STATEMENT = 256
 """Rows of one statement."""
-_TURN_SECONDS = 0.0005
-"""How long one thread may keep the interpreter while the other waits for it: SQLite needs it only for a moment, but often."""
 _SORTER_BYTES = 64 << 20
 _SORTER_DEFAULT = 1 << 20
 """What the search index collects in memory before it writes a piece of itself."""
@@ -39,30 +34,18 @@ Content = tuple[int, str, str, bytes, bytes]
 
 
 class Loader:
-    """Takes records in their order, hashes and links them, and sums up what only repeats them. Use it as a context."""
+    """Takes records in their order, hashes and links them, and sums up what only repeats them."""
 
-    def __init__(self, connection: sqlite3.Connection, *, index: bool = True) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.tree = Frontier()
         """Over what was flushed."""
         self.size = 0
         """Records taken in."""
-        self._index = index
+        self._connection = connection
         self._link = GENESIS
         self._tally = Tally()
-        self._writer = _Writer(connection)
         self._texts: list[str] = []
         self._parts: list[Content] = []
-        self._words: list[tuple[int, str, str]] = []
-        self._prompts: dict[str, str] = {}  # of turns whose outcome is still to come
-
-    def __enter__(self) -> Loader:
-        self._interval = sys.getswitchinterval()
-        sys.setswitchinterval(_TURN_SECONDS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setswitchinterval(self._interval)
-        self._writer.stop()
 
     def add(self, record: Record, text: str, parts: Sequence[Content] = ()) -> None:
         """The next record with its canonical text and contents. Raises KeyError, TypeError or ValueError when it is none."""
@@ -70,13 +53,11 @@ class Loader:
         self._texts.append(text)
         self._parts += parts
         self.size += 1
-        if self._index and "turn" in record:
-            self._add_words(record, parts)
         if self.size % _PAGE == 0:
             self.flush()
 
     def flush(self) -> None:
-        """Hash what has been taken in, and hand it to the thread that writes."""
+        """Hash and write what has been taken in."""
         leaves = [sha256(b"\x00" + text.encode()).digest() for text in self._texts]  # leaf_hash and link_hash, written out
         links, link = [], self._link
         for leaf in leaves:
@@ -88,62 +69,20 @@ class Loader:
             self.tree.extend(leaves[done : done + tree.EVERY - self.tree.size % tree.EVERY])
             if self.tree.size % tree.EVERY == 0:
                 edges.append((self.tree.size, b"".join(self.tree.hashes)))
-        self._writer.write(
-            ("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True))),
-            ("content", self._parts),
-            ("frontier", edges),
-            ("fts (rowid, prompt, reply)", self._words),
-        )
-        self._texts, self._parts, self._words = [], [], []
-
-    def wait(self) -> None:
-        """Everything that was flushed is in the database afterwards."""
-        self._writer.wait()
+        self._insert("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True)))
+        self._insert("content", self._parts)
+        self._insert("frontier", edges)
+        self._texts, self._parts = [], []
 
     def finish(self) -> None:
-        """Write the rest and the sums, inside the caller's transaction."""
+        """Write the rest and the sums, inside the caller's transaction. The search index is left to `rebuild_index`."""
         self.flush()
-        self.wait()
-        self._tally.write(self._writer.connection)
+        self._tally.write(self._connection)
 
-    def _add_words(self, record: Record, parts: Sequence[Content]) -> None:
-        texts = {part: body for _, part, _, _, body in parts if part in (PROMPT, REPLY)}
-        if record["kind"] == "intent" and PROMPT in texts:
-            self._prompts[record["turn"]] = texts[PROMPT].decode()
-        elif record["kind"] in CLOSING:
-            prompt = self._prompts.pop(record["turn"], None)
-            if prompt is not None or REPLY in texts:
-                self._words.append(_words(record["seq"], prompt or "", texts.get(REPLY, b"").decode()))
-
-
-class _Writer:
-    """Writes blocks of rows into tables, one block behind the caller."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self._thread = ThreadPoolExecutor(1, "bulk")
-        self._job: Future[None] | None = None
-
-    def write(self, *blocks: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
-        """Begin to write rows: (table and columns, rows). Raises what the block before it came to."""
-        self.wait()
-        self._job = self._thread.submit(self._insert, blocks)
-
-    def wait(self) -> None:
-        """Everything that was handed over is written afterwards."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
-
-    def stop(self) -> None:
-        """End the thread; nothing uses the connection afterwards."""
-        self._thread.shutdown()
-
-    def _insert(self, blocks: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
-        for table, rows in blocks:
-            for first in range(0, len(rows), _STATEMENT):
-                some = rows[first : first + _STATEMENT]
-                self.connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for first in range(0, len(rows), _STATEMENT):
+            some = rows[first : first + _STATEMENT]
+            self._connection.execute(_statement(table, len(some), len(some[0])), list(chain.from_iterable(some)))
 
 
 @cache
@@ -172,13 +111,35 @@ def loading(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unguarded(connection: sqlite3.Connection) -> Iterator[None]:
-    """Without triggers inside; they are back afterwards, word for word. Indexes stay: their rows come almost in order."""
+    """Without triggers inside, and without computing the columns that are in no index; all is back afterwards, word for word.
+
+    A generated column is not stored: its definition can be exchanged, by the way that SQLite documents for changes that do not concern
+    the file (https://sqlite.org/lang_altertable.html, section 7). Indexes stay: their rows come almost in order.
+    """
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid").fetchall()
     for name, _ in rows:
         connection.execute(f"DROP TRIGGER {name}")
+    definition = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'ledger'").fetchone()[0]
+    indexed = connection.execute(
+        "SELECT c.name FROM pragma_index_list('ledger') i, pragma_index_info(i.name) c WHERE c.name IS NOT NULL"
+    ).fetchall()
+    _define(
+        connection, "ledger", _COMPUTED.sub(lambda m: m[0] if (m["name"],) in indexed else f"{m['name']} {m['type']} AS (NULL)", definition)
+    )
     yield
+    _define(connection, "ledger", definition)
     for _, sql in rows:
         connection.execute(sql)
+
+
+_COMPUTED = re.compile(r"(?P<name>\w+) (?P<type>\w+) AS \(json_extract\(record, '[^']*'\)\)")
+
+
+def _define(connection: sqlite3.Connection, table: str, definition: str) -> None:
+    """Exchange the definition of a table for one with the same rows, inside the caller's transaction."""
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = ?", (definition, table))
+    connection.execute("PRAGMA writable_schema = RESET").fetchall()
 
 
 def rebuild(connection: sqlite3.Connection) -> None:
@@ -194,21 +155,19 @@ def rebuild(connection: sqlite3.Connection) -> None:
     rebuild_index(connection)
 
 
-def rebuild_index(connection: sqlite3.Connection) -> None:
-    """Make the search index anew from the texts that are still there, inside the caller's transaction."""
+def rebuild_index(connection: sqlite3.Connection, progress: Callable[[int], None] = lambda turns: None) -> None:
+    """Make the search index anew from the texts that are still there, inside the caller's transaction. `progress` is told the turns
+    that were taken in."""
     connection.execute("INSERT INTO fts (fts) VALUES ('delete-all')")
     connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_BYTES,))
-    writer = _Writer(connection)
-    try:
-        rows = connection.execute(_TEXTS, {"after": 0, "page": _PAGE}).fetchall()
-        while rows:
-            words = [_words(seq, _text(asked), _text(answered)) for seq, asked, answered, wiped in rows if wiped < 2]
-            writer.wait()  # the page before was written meanwhile; now the connection is free to read the next
-            rows = connection.execute(_TEXTS, {"after": rows[-1][0], "page": _PAGE}).fetchall()
-            writer.write(("fts (rowid, prompt, reply)", words))
-        writer.wait()
-    finally:
-        writer.stop()
+    after = done = 0
+    while rows := connection.execute(_TEXTS, {"after": after, "page": _PAGE}).fetchall():
+        after = rows[-1][0]
+        words = [_words(seq, _text(asked), _text(answered)) for seq, asked, answered, wiped in rows if wiped < 2]
+        # row by row: SQLite closes the piece of the index at every statement of many rows
+        connection.executemany("INSERT INTO fts (rowid, prompt, reply) VALUES (?, ?, ?)", words)
+        done += len(words)
+        progress(done)
     connection.execute("INSERT INTO fts (fts, rank) VALUES ('hashsize', ?)", (_SORTER_DEFAULT,))
 
 

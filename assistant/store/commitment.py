@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import lru_cache
 from hashlib import sha256
 
 SALT_BYTES = 32
 _DOMAIN = b"pellucid/content/v1\x00"
 _BUCKET = 64
+_HEAD = struct.Struct(">QBQ").pack
+_PADDING = [bytes(n) for n in range(_BUCKET)]
 
 
 def new_salt() -> bytes:
@@ -24,6 +27,10 @@ def new_salt() -> bytes:
 
 def commit(seq: int, part: str, codec: str, salt: bytes, body: bytes) -> bytes:
     """The commitment of record `seq` to `body` as its `part`."""
-    name = f"{part}:{codec}".encode()
-    head = struct.pack(">QBQ", seq, len(name), len(body)) + name + salt
-    return sha256(_DOMAIN + head + body + bytes(-len(body) % _BUCKET)).digest()
+    name, length = _name(part, codec), len(body)
+    return sha256(b"".join((_DOMAIN, _HEAD(seq, len(name), length), name, salt, body, _PADDING[-length % _BUCKET]))).digest()
+
+
+@lru_cache(64)
+def _name(part: str, codec: str) -> bytes:
+    return f"{part}:{codec}".encode()

@@ -7,6 +7,7 @@ rebuilt power failures. Freed pages are overwritten (`secure_delete`), so that e
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -64,13 +65,20 @@ def as_database(connection: sqlite3.Connection) -> Database:
 
 @contextlib.contextmanager
 def translated(path: Path | None) -> Iterator[None]:
-    """Turns every SQLite or file error inside into a LedgerError that says what to do next."""
+    """Turns every SQLite or file error inside into a LedgerError that says what to do next.
+
+    What SQLite says about a damaged schema repeats its text, which then may be no text at all.
+    """
     name = "the log in memory" if path is None else f"the log {path}"
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise LedgerError(_damaged(name, "it holds what is not UTF-8")) from error
     except driver.errors() as error:
         raise LedgerError(explain(error, name)) from error
     except OSError as error:
+        if error.errno == errno.EROFS:
+            raise LedgerError(_read_only(name)) from error
         raise LedgerError(f"{name} cannot be used: {error.strerror or error}") from error
 
 
@@ -82,14 +90,22 @@ def explain(error: Exception, name: str) -> str:
     if code.startswith("SQLITE_FULL") or "is full" in text:
         return f"the disk is full, so {name} cannot be written: free some space and try again (nothing logged was lost)"
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
-        return f"{name} cannot be written: the file or its folder is read-only; change that, or name another with --db"
+        return _read_only(name)
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
-        return f"{name} is damaged ({text}): keep a copy, then see `pellucid audit doctor` or restore a backup"
+        return _damaged(name, text)
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")) or "unable to open" in text:
         return f"{name} cannot be opened: check that its folder exists and that you may read and write it"
     if code.startswith("SQLITE_IOERR") or "disk I/O" in text:
         return f"{name} cannot be read or written ({text}): check the disk, then run `pellucid audit verify`"
     return f"{name} refused the operation ({text}): run `pellucid audit verify`"
+
+
+def _read_only(name: str) -> str:
+    return f"{name} cannot be written: the file or its folder is read-only; change that, or name another with --db"
+
+
+def _damaged(name: str, what: str) -> str:
+    return f"{name} is damaged ({what}): keep a copy, then see `pellucid audit doctor` or restore a backup"
 
 
 def _prepare(path: Path, key: str) -> None:
@@ -128,7 +144,8 @@ def _check_key(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _configure(connection: sqlite3.Connection, read_only: bool) -> None:
-    settings: dict[str, Any] = {"cell_size_check": "ON", "mmap_size": 0, "foreign_keys": "ON"}
+    # texts that are sorted or set aside stay in memory: no temporary file holds them in the clear
+    settings: dict[str, Any] = {"temp_store": "MEMORY", "cell_size_check": "ON", "mmap_size": 0, "foreign_keys": "ON"}
     if _json_is_innocuous():
         settings["trusted_schema"] = "OFF"
     if read_only:

@@ -44,6 +44,7 @@ def open_file(target: Any, key: str = "", **options: Any) -> sqlite3.Connection:
     """A plain connection, with the passphrase given where there is one."""
     connection: sqlite3.Connection = module(key).connect(target, isolation_level=None, **options)
     if key:
+        connection.execute("PRAGMA cipher_log = off").fetchall()  # what goes wrong is said by us, once
         connection.execute("PRAGMA key = '{}'".format(key.replace("'", "''")))
     return connection
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -54,15 +55,16 @@ class Tally:
         """Take in the next record."""
         kind = record["kind"]
         if kind == "intent":
-            row = self.conversations.setdefault(record["conv"], [record["seq"], 0, 0, 0, 0, None])
-            row[1], row[2], row[3] = record["seq"], record["ts"], (row[3] or 0) + 1
+            seq, ts, conversation = record["seq"], record["ts"], record["conv"]
+            if (begun := self.conversations.get(conversation)) is None:
+                self.conversations[conversation] = [seq, seq, ts, 1, 0, None]
+            else:
+                begun[1], begun[2], begun[3] = seq, ts, (begun[3] or 0) + 1
         elif kind in CLOSING:
             row = self._row(record["conv"])
             row[1], row[2] = record["seq"], record["ts"]
             row[4] = (row[4] or 0) + int(record["verdict"] != "allow")
-            total = self.counts[_key(record)]
-            for i, amount in enumerate(_amounts(record)):
-                total[i] += amount
+            _sum_up(self.counts[_key(record)], _amounts(record))
         elif kind == "title":
             self._row(record["conv"])[5] = record["seq"]
 
@@ -76,9 +78,7 @@ class Tally:
             else:
                 self.conversations[id_] = list(row)
         for key, amounts in later.counts.items():
-            total = self.counts[key]
-            for i, amount in enumerate(amounts):
-                total[i] += amount
+            _sum_up(self.counts[key], amounts)
 
     def differences(self, connection: sqlite3.Connection) -> list[str]:
         """The names of the projections that hold something else."""
@@ -99,6 +99,15 @@ class Tally:
     def _row(self, conversation: str) -> list[int | None]:
         row = self.conversations.get(conversation)
         return row if row is not None else self._begun_before.setdefault(conversation, [None, None, None, 0, 0, None])
+
+
+def _sum_up(total: list[int], more: Sequence[int]) -> None:
+    turns, asked, answered, us, uj = more
+    total[0] += turns
+    total[1] += asked
+    total[2] += answered
+    total[3] += us
+    total[4] += uj
 
 
 def _take_over(row: list[int | None], later: list[int | None]) -> None:

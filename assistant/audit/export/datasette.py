@@ -16,7 +16,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from assistant.audit.export.rows import COLUMNS, flat, turns
-from assistant.audit.export.target import ExportError
+from assistant.audit.export.target import ExportError, remove
 from assistant.audit.review import Review, reviews
 from assistant.audit.verify import log_name
 from assistant.store import segment
@@ -69,7 +69,7 @@ def write(ledger: Ledger, path: Path, which: Filter) -> int:
     except (OSError, sqlite3.Error) as error:
         raise ExportError(f"{path} could not be written ({error}): free some space or use another place") from error
     finally:
-        draft.unlink(missing_ok=True)
+        remove(draft)
     return count
 
 

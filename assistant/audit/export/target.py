@@ -17,6 +17,12 @@ class ExportError(PellucidError):
     exit_code = 3
 
 
+def remove(draft: Path) -> None:
+    """Remove a draft, where there is one: a place that cannot be written refuses even to remove what is not there."""
+    if draft.exists():
+        draft.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def writing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     """A text file (or one of bytes) for `path`, readable by its owner alone, put in its place at the end. Raises ExportError.

@@ -104,15 +104,57 @@ def test_signed_checkpoints(ledger: Ledger, key: Path, tmp_path: Path) -> None:
     public = key.with_suffix(".pub")
     assert "no checkpoint is signed" in verify(ledger, key=public).problems[0].message
     signed = sign(ledger, ledger.checkpoint(), key, "ssh")
-    assert (is_signed_by(signed, public) and verify(ledger, key=public).outcome == "findings") or True
+    assert is_signed_by(signed, public) and verify(ledger, key=public).outcome == "ok"
     assert not is_signed_by(Checkpoint(signed.log, signed.size, bytes(32), 0, signed.signatures), public)
     other = tmp_path / "other"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
     assert not is_signed_by(signed, other.with_suffix(".pub"))
-    assert verify(ledger, key=other.with_suffix(".pub")).outcome == "tampered"
+    report = verify(ledger, key=other.with_suffix(".pub"))
+    assert report.outcome == "tampered" and len(report.problems) == 1  # though the checkpoint is kept in two places
     assert verify(ledger, key=public).problems == []
     with pytest.raises(UsageError, match="no OpenSSH public key"):
         is_signed_by(signed, key)
+
+
+@needs_ssh
+def test_a_signed_checkpoint_is_checked_without_this_program(path: Path, key: Path, tmp_path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        log_turn(ledger)
+    note, public = tmp_path / "note", key.with_suffix(".pub").read_text()
+    result = run("checkpoint", "--sign", key, "--output", note, "--db", path)
+    assert result.exit_code == 0 and result.stdout == note.read_text()
+    (tmp_path / "allowed").write_text(f"me {public}")
+    command = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        tmp_path / "allowed",
+        "-I",
+        "me",
+        "-n",
+        "pellucid-checkpoint",
+        "-s",
+        tmp_path / "note.sig",
+    ]
+    assert subprocess.run(command, stdin=note.open(), capture_output=True, check=False).returncode == 0
+    note.write_text(note.read_text().upper())
+    assert subprocess.run(command, stdin=note.open(), capture_output=True, check=False).returncode != 0
+
+
+def test_a_native_signature_is_part_of_the_note(path: Path, key: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    with Ledger.open(path) as ledger:
+        log_turn(ledger)
+    result = run("checkpoint", "--sign", key, "--method", "ed25519", "--output", tmp_path / "note", "--db", path)
+    assert result.stdout == (tmp_path / "note").read_text() and "\n— pellucid.local/" in result.stdout
+    assert not (tmp_path / "note.sig").exists()
+
+
+def test_a_public_key_that_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me")
+    with pytest.raises(UsageError, match="holds no OpenSSH public key"):
+        is_signed_by(Checkpoint("ab12", 5, bytes(32)), tmp_path / "k.pub")
 
 
 def test_native_signatures(ledger: Ledger, key: Path) -> None:

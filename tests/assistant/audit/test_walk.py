@@ -78,6 +78,7 @@ def test_several_processes(long: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_erasure_while_the_walk_goes_on(long: Path, monkeypatch: pytest.MonkeyPatch, turn: str) -> None:
     """What is erased behind the place where the walk stands, or before it, is no finding."""
     monkeypatch.setattr(walking, "_CONTENT_PAGE", 8)
+    monkeypatch.setattr(walking, "_TOLD_EVERY", 8)
 
     def erase(done: int, total: int) -> None:
         if done == 16:

@@ -55,7 +55,7 @@ def test_everything_works_and_nothing_is_readable(path: Path, key: str, tmp_path
     assert "encrypted" in run("doctor", "--db", path).stdout
 
 
-def test_a_wrong_key_or_none(path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_or_none(path: Path, key: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     with Ledger.open(path) as ledger:
         log_turn(ledger)
     before = path.read_bytes()
@@ -63,6 +63,7 @@ def test_a_wrong_key_or_none(path: Path, key: str, monkeypatch: pytest.MonkeyPat
     for read_only in (True, False):
         with pytest.raises(LedgerError, match="cannot be decrypted"):
             Ledger.open(path, read_only=read_only)
+    assert capfd.readouterr() == ("", "")  # SQLCipher has nothing to add
     monkeypatch.delenv(KEY_VARIABLE)
     with pytest.raises(LedgerError, match=f"or is encrypted: set {KEY_VARIABLE}"):
         Ledger.open(path)

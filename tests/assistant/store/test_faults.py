@@ -20,14 +20,16 @@ from typing import Any
 import pytest
 
 from assistant.audit.doctor import backup
+from assistant.audit.export import datasette
 from assistant.audit.export.jsonl import lines
 from assistant.audit.export.target import ExportError, writing
+from assistant.audit.importing import import_jsonl
 from assistant.audit.redact import redact
 from assistant.audit.verify import verify
 from assistant.errors import LedgerError
 from assistant.store import journal
 from assistant.store.driver import newest as sqlite3
-from assistant.store.ledger import Ledger
+from assistant.store.ledger import Filter, Ledger
 
 from . import powerloss
 from .conftest import log_turn
@@ -270,6 +272,32 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
             Ledger.open(disk / "ledger.db")
         with Ledger.open(disk / "ledger.db", read_only=True) as ledger:
             assert verify(ledger, outside=False).problems == []
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "log.db") as ledger:
+        turn = log_turn(ledger)
+        (tmp_path / "log.jsonl").write_text("".join(lines(ledger)), "utf-8")
+        ledger.checkpoint()
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        path = disk / "log.db"
+        path.write_bytes((tmp_path / "log.db").read_bytes())
+        path.chmod(0o600)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(LedgerError, match="is read-only"):
+            Ledger.open(path)
+        with pytest.raises(LedgerError, match="is read-only"):
+            import_jsonl(tmp_path / "log.jsonl", disk / "new.db")
+        with Ledger.open(path, read_only=True) as ledger:
+            assert verify(ledger, outside=False).problems == [] and ledger.turn(turn.id) == turn
+            with pytest.raises(LedgerError, match="could not be written"):
+                backup(ledger, disk / "copy.db")
+            with pytest.raises(ExportError, match="cannot be written"), writing(disk / "log.jsonl"):
+                pass
+            with pytest.raises(ExportError, match="could not be written"):
+                datasette.write(ledger, disk / "copy.db", Filter())
+        assert [p.name for p in disk.iterdir()] == ["log.db"]
 
 
 @needs_strace

@@ -193,3 +193,14 @@ def test_a_path_with_odd_characters(tmp_path: Path) -> None:
         turn = log_turn(ledger)
     with Ledger.open(path, read_only=True) as ledger:
         assert ledger.turn(turn.id) == turn
+
+
+def test_a_schema_that_is_no_text(filled: Path) -> None:
+    """SQLite repeats the damaged text in what it says about it: that sentence is no UTF-8 either."""
+    filled.write_bytes(filled.read_bytes().replace(b"CREATE INDEX ledger_kind", b"CREATE \xa0NDEX ledger_kind"))
+    before = files(filled.parent)
+    with pytest.raises(LedgerError, match="is damaged") as caught, Ledger.open(filled, read_only=True) as ledger:
+        ledger.query("SELECT count(*) FROM ledger")
+    assert caught.value.exit_code == 3 and files(filled.parent) == before
+    with pytest.raises(LedgerError, match="is damaged"):
+        Ledger.open(filled)
