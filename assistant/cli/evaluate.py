@@ -89,15 +89,16 @@ def _shown(result: dict[str, Any], as_json: bool, *, sanity: bool) -> None:
         echo_json(result)
         return
     if sanity:
-        for method, correlation in result["methods"].items():
-            click.echo(f"{method:<22}{correlation:>+7.3f}")
+        for method, row in result["methods"].items():
+            low, high = row["correlation_95"]
+            click.echo(f"{method:<22}{row['correlation']:>+7.3f}{f'{low:+.3f} … {high:+.3f}':>20}")
         return
     click.echo(f"{result['model']} ({result['dtype']}), prompts: {result['prompts']}")
-    click.echo(f"{'method':<22}{'LDS':>7}{'95 % interval':>18}{'drop@3':>9}{'seconds':>9}")
+    click.echo(f"{'method':<24}{'LDS':>7}{'95 % interval':>18}{'drop@3':>9}{'seconds':>9}")
     for method, row in sorted(result["methods"].items(), key=lambda item: -item[1]["lds"]):
         low, high = row["lds_95"]
         seconds = f"{row['seconds']:.2f}" if "seconds" in row else ""
-        click.echo(f"{method:<22}{row['lds']:>7.3f}{f'{low:.3f} … {high:.3f}':>18}{row['drop_top3_nats']:>9.2f}{seconds:>9}")
+        click.echo(f"{method:<24}{row['lds']:>7.3f}{f'{low:.3f} … {high:.3f}':>18}{row['drop_top3_nats']:>9.2f}{seconds:>9}")
 
 
 @evaluate.command()
