@@ -179,6 +179,7 @@ def test_a_verdict_is_taken_apart(session):
     card = found.quality
     assert card["grade"] in ("supported", "weak", "not supported") and card["features"] == len(found.input_tokens)
     assert card["deletion_drop"] > card["deletion_random_mean"] and card["insertion_rise"] > card["insertion_random_mean"]
+    assert card["joules"] > 0 and card["energy_source"]
     edit = found.quality["counterfactual"]
     assert "bomb" in edit["sufficient"] and edit["flip"] and edit["margin_before"] > 0 >= edit["margin_after"]
     assert session.ledger.attributions(blocked.id)[-1].target.startswith("verdict on the prompt: block")
