@@ -1,9 +1,9 @@
-"""Explaining by leaving out, in company of everything, of nothing, and of random halves.
+"""Explaining by leaving out, in company of everything, of nothing, and of about half of the rest.
 
 `ablation` asks what a piece is worth while all others are there. Where two pieces say the same, each is then worth nothing, and where
 one needs the other, both are worth the whole. `balanced-ablation` asks in every company: each piece is left out of the whole prompt, each
-is put alone into the empty one (both through Captum's FeatureAblation), and random halves are scored, each with its complement, which
-cancels what pieces do in pairs (paired sampling: Covert & Lee 2021, arXiv:2012.01536). A Gaussian process (a linear and an exponential
+is put alone into the empty one (both through Captum's FeatureAblation), and random subsets of a little less than half are scored, each
+with its complement, which cancels what pieces do in pairs (paired sampling: Covert & Lee 2021, arXiv:2012.01536). A Gaussian process (a linear and an exponential
 kernel over the number of differing pieces) is put through all that was scored, and a piece's score is what it adds to that surface on
 average over all companies: its Banzhaf value (1965), here in closed form. Like the log-probabilities, the scores of single reply tokens
 add up.
@@ -23,8 +23,8 @@ from explain.perturbation import matrix
 from explain.problem import Problem, Scores
 
 NAME = "balanced-ablation"
-PAIRS = 24
-"""Random halves, each scored with its complement."""
+PAIRS = 32
+"""Random subsets, each scored with its complement."""
 LINEAR, NOISE = 0.5, 0.01
 """The weight of the linear kernel and of noise, where the exponential kernel has 1. What comes out hardly depends on them."""
 
@@ -46,20 +46,21 @@ def balance(problem: Problem) -> Scores:
         warnings.simplefilter("ignore")
         FeatureAblation(problem.forward).attribute(torch.zeros(1, count), baselines=1, perturbations_per_eval=min(problem.batch, count))
     edge = torch.cat([torch.ones(1, count), 1 - torch.eye(count), torch.eye(count), torch.zeros(1, count)])
-    half = halves(count, problem.samples // 2 or PAIRS, problem.seed)
-    found = values(problem, torch.cat([edge, half, 1 - half]))
-    card = {"removal": "deleted", "pairs": len(half)}
-    if len(half) > 1:
-        totals = [values(problem, torch.cat([edge, half[i::2], 1 - half[i::2]]))[problem.rows].sum(0).tolist() for i in (0, 1)]
+    some = subsets(count, problem.samples // 2 or PAIRS, problem.seed)
+    found = values(problem, torch.cat([edge, some, 1 - some]))
+    card = {"removal": "deleted", "pairs": len(some)}
+    if len(some) > 1:
+        totals = [values(problem, torch.cat([edge, some[i::2], 1 - some[i::2]]))[problem.rows].sum(0).tolist() for i in (0, 1)]
         card["stability"] = spearman(*totals)
     return Scores(problem.per_output(found), [unit.text for unit in problem.outputs], card)
 
 
-def halves(count: int, pairs: int, seed: int) -> Tensor:
-    """(pairs, count) of ones and zeros: random choices of half the features."""
+def subsets(count: int, pairs: int, seed: int) -> Tensor:
+    """(pairs, count) of ones and zeros: random choices of one feature less than half of them, so that neither they nor their complements
+    are halves, the subsets that explanations are judged by (see `evaluation`)."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(pairs, count, generator=generator).argsort(1)
-    return (order < count // 2).float()
+    return (order < count // 2 - 1).float()
 
 
 def values(problem: Problem, masks: Tensor) -> Tensor:

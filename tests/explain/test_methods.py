@@ -91,6 +91,14 @@ def test_balanced_ablation_runs_what_it_says_and_no_subset_twice():
     assert balanced.balance(p).card["pairs"] == 4 and p.target.forwards - before <= balanced.cost(12, 4)
 
 
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 13])
+def test_what_balanced_ablation_draws_is_none_of_what_it_is_judged_by(count):
+    drawn = balanced.subsets(count, 40, seed=3)
+    sizes = {*drawn.sum(1).tolist(), *(1 - drawn).sum(1).tolist()}
+    assert sizes == {max(count // 2 - 1, 0), count - max(count // 2 - 1, 0)} and count // 2 not in sizes - {0, count}
+    assert torch.equal(drawn, balanced.subsets(count, 40, seed=3)) and not torch.equal(drawn, balanced.subsets(count, 40, 4)) or count < 4
+
+
 def test_the_closed_form_is_the_mean_over_all_companies():
     torch.manual_seed(0)
     masks = torch.tensor([[float(n >> i & 1) for i in range(5)] for n in range(32)])
