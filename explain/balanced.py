@@ -3,10 +3,10 @@
 `ablation` asks what a piece is worth while all others are there. Where two pieces say the same, each is then worth nothing, and where
 one needs the other, both are worth the whole. `balanced-ablation` asks in every company: each piece is left out of the whole prompt, each
 is put alone into the empty one (both through Captum's FeatureAblation), and random subsets of a little less than half are scored, each
-with its complement, which cancels what pieces do in pairs (paired sampling: Covert & Lee 2021, arXiv:2012.01536). A Gaussian process (a linear and an exponential
-kernel over the number of differing pieces) is put through all that was scored, and a piece's score is what it adds to that surface on
-average over all companies: its Banzhaf value (1965), here in closed form. Like the log-probabilities, the scores of single reply tokens
-add up.
+with its complement, which cancels what pieces do in pairs (paired sampling: Covert & Lee 2021, arXiv:2012.01536). A Gaussian process (a
+linear and an exponential kernel over the number of differing pieces) is put through all that was scored, and a piece's score is what it
+adds to that surface on average over all companies: its Banzhaf value (1965), here in closed form. Like the log-probabilities, the scores
+of single reply tokens add up.
 """
 
 from __future__ import annotations
