@@ -176,7 +176,7 @@ def batch(
 @model_options
 @db_option
 def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any) -> None:
-    """Fit learned attention to the model: some minutes once, then `--method learned-attention` explains in one pass."""
+    """Fit learned attention to the model: about twenty minutes once, then `--method learned-attention` explains in one pass."""
     import json
 
     from assistant import paths
