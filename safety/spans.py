@@ -196,7 +196,7 @@ def train(reader: Reader, texts: Sequence[str], marked: Sequence[frozenset[int]]
     words = [head.words(reader, texts[i]) for i in aside]
     choices = [x / 10 for x in range(-20, 21)]
     scores = [sum(f1(marked[i], chosen(w, c)) for i, w in zip(aside, words, strict=True)) / len(aside) for c in choices]
-    head.threshold = choices[scores.index(max(scores))]
+    head.threshold = max(zip(scores, choices, strict=True), key=lambda pair: (pair[0], -abs(pair[1])))[1]
     say(f"threshold {head.threshold}: character F1 {max(scores):.3f} on {len(aside)} texts kept aside")
     return head.eval()
 

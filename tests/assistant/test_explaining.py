@@ -146,7 +146,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_begins(session, turn
     for method in ("attention-rollout", "gradient-norm", "integrated-gradients"):
         with pytest.raises(ExplanationError, match="GB are free: explain by ablation"):
             session.explain(turn.id, method=method)
-    assert session.explain(turn.id).method == "ablation"
+    assert session.explain(turn.id).method == "balanced-ablation"
     monkeypatch.setattr(memory, "available", lambda: None)
     assert session.explain(turn.id, method="attention-rollout").quality["view"] == "inside"
 

@@ -34,6 +34,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 def head(reader: Reader) -> spans.SpanHead:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spans, "RATE", 0.02)
+        patch.setattr(spans, "ROUNDS", 30)
         return spans.train(reader, TEXTS, [gold(t) for t in TEXTS], seed=1)
 
 
@@ -69,6 +70,7 @@ def test_what_was_learned_is_kept(reader: Reader, head: spans.SpanHead, tmp_path
 
 def test_one_seed_one_result(reader: Reader, head: spans.SpanHead, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans, "RATE", 0.02)
+    monkeypatch.setattr(spans, "ROUNDS", 30)
     again = spans.train(reader, TEXTS, [gold(t) for t in TEXTS], seed=1)
     assert all(torch.equal(a, b) for a, b in zip(head.state_dict().values(), again.state_dict().values(), strict=True))
 
