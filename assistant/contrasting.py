@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Question:
     """What is to be explained, and how. At most one of `token`, `span` and `sentence`; none of them: the whole reply."""
 
-    method: str = "ablation"
+    method: str = "balanced-ablation"
     """One of `explain.attributing.METHODS`, or `fast`: learned attention where it was fitted to the model, else gradient-norm."""
     token: int | None = None
     span: tuple[int, int] | None = None

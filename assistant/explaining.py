@@ -132,7 +132,8 @@ def heads(engine: Engine, turn: Turn, history: Sequence[Turn], token: int) -> li
     and their shares of its attention. A view of the inside, not an attribution: what is listened to need not matter."""
     from explain.units import group, words
 
-    weights = _inside(engine, turn, token).attention()[:, :, token]  # (layers, H, P + T − 1)
+    scorer = _inside(engine, turn, token)
+    weights = scorer.attention(scorer.prompt_length - 1)[:, :, token]  # (layers, H, P + T − 1)
     ids = [*turn.prompt_ids, *(t.id for t in turn.tokens[:token])]
     roles = [*prompt_roles(engine, turn, history), *["assistant"] * token]
     pieces = words(group([token_bytes(engine, i) for i in ids], roles))
@@ -200,7 +201,7 @@ def _check_memory(engine: Engine, tokens: int, method: str) -> None:
     c = engine.model.config
     kept = 4 * c.n_layers * (8 * c.width + 4 * c.ffn_width) * tokens
     needed = {
-        gradients.NORM: kept, gradients.PRODUCT: kept, gradients.INTEGRATED: kept * gradients.INTERNAL_BATCH,
+        gradients.NORM: kept, gradients.PRODUCT: kept, attention.LEARNED: kept, gradients.INTEGRATED: kept * gradients.INTERNAL_BATCH,
         attention.ROLLOUT: 8 * c.n_layers * c.n_heads * tokens * tokens,
     }.get(method, 0)  # fmt: skip
     free = available()
@@ -212,7 +213,7 @@ def _check_memory(engine: Engine, tokens: int, method: str) -> None:
 
 
 def coefficients(engine: Engine) -> Tensor | None:
-    """The fitted weight of every attention head, for this very model file."""
+    """The fitted weights of learned attention, (N,), for this very model file."""
     import torch
 
     from safety.resources import data_path

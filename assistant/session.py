@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from assistant import pipeline
@@ -107,13 +108,21 @@ class Session:
         self, turn: str, side: Side, *, counterfactual: bool = False, progress: Progress = lambda what, fraction: None
     ) -> Attribution:
         """Where the safety verdict on a turn's prompt or reply came from; kept in the ledger. Needs no model, only the guard."""
+        from assistant.lm.energy import Meter
         from assistant.loading import load_guard
         from assistant.verdicts import explain_verdict
 
         explained = self.ledger.turn(turn)
         with self._busy:
             self.guard = self.guard or load_guard(self.settings, progress)
-            attribution = explain_verdict(self.guard, explained, side, counterfactual=counterfactual)
+            meter = Meter(self.settings.watts_per_core)
+            meter.start()
+            try:
+                attribution = explain_verdict(self.guard, explained, side, counterfactual=counterfactual)
+            finally:
+                meter.stop()
+        joules, source = meter.read()
+        attribution = replace(attribution, quality={**attribution.quality, "joules": joules, "energy_source": source})
         self.ledger.record_attribution(explained.id, attribution)
         return attribution
 

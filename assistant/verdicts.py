@@ -13,6 +13,7 @@ from explain.counterfactual import Removed, search
 from explain.units import Unit, characters
 from safety.explanation import Weight
 from safety.guard import Guard
+from safety.language import detect
 from safety.verdict import Action, Verdict
 
 Side = Literal["prompt", "reply"]
@@ -39,6 +40,9 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
     }  # fmt: skip
     if words:
         quality |= _tested(guard, text, "prompt" if side == "prompt" else "response", words)
+    if guard.complete and detect(text) == "en":
+        marks, threshold = guard.marks(text)
+        quality["marked"] = [word["text"] for word in marks if word["weight"] >= threshold]
     if counterfactual:
         quality["counterfactual"] = _counterfactual(guard, text, side, turn)
     quality["seconds"] = time.perf_counter() - began

@@ -1,14 +1,14 @@
-"""Explaining by attention: what the model listened to while it wrote. One forward pass.
+"""Explaining by attention: what the model listened to while it wrote. `learned-attention` takes one pass forth and most of one back.
 
-`learned-attention` weighs every head by a coefficient fitted once, so that the weighted attention predicts what leaving a piece out
-would do (Cohen-Wang et al. 2025, "AT2"; heads differ: most of them look at places that change nothing). `attention-rollout` multiplies
-the averaged attention through the layers (Abnar & Zuidema 2020, arXiv:2005.00928): an inside view, not an attribution, and no better
-than chance here.
+What a head takes from a position is the attention it pays times the length of the value vector there (Kobayashi et al. 2020,
+arXiv:2004.10102); how the reply changes with that value vector is its gradient times the vector. `learned-attention` weighs both, head
+by head and layer by layer, by coefficients fitted once, so that their sum predicts what leaving a piece out would do (as in Cohen-Wang
+et al. 2025, "AT2", which weighs attention alone; heads differ: most of them look at places that change nothing). `attention-rollout`
+multiplies the averaged attention through the layers (Abnar & Zuidema 2020, arXiv:2005.00928): an inside view, not an attribution, and no
+better than chance here.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,43 +18,39 @@ from explain.problem import Problem, Scores
 LEARNED, ROLLOUT = "learned-attention", "attention-rollout"
 
 
-def heads(problem: Problem, method: str = LEARNED) -> Tensor:
-    """(layers · heads, O, F): each head's attention from an output's tokens (their mean) to a feature's tokens (their sum)."""
-    return _gathered(problem, _weights(problem, method), [unit.spans for unit in problem.features])
+def taken(problem: Problem, method: str = LEARNED) -> Tensor:
+    """(N, P + T − 1): for every position, what each head took from it for what is explained, then the gradient · value of every layer that
+    is looked at and each of its key-value heads."""
+    weights, lengths, pulls = problem.attentive(method).listening(problem.rows)
+    heard = weights.float().sum(2) * lengths  # (layers, H, P + T − 1)
+    return torch.cat([heard.flatten(0, 1), pulls.flatten(0, 1)]).cpu()
 
 
-def _weights(problem: Problem, method: str) -> Tensor:
-    return problem.attentive(method).attention().float().cpu().flatten(0, 1)  # (layers · heads, T, P + T − 1)
-
-
-def _gathered(problem: Problem, weights: Tensor, pieces: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
-    parts = [[weights[:, :, start:end].sum(-1) for start, end in spans] for spans in pieces]
-    by_piece = torch.stack([torch.stack(part).sum(0) for part in parts], -1)  # (LH, T, F)
-    return torch.stack([by_piece[:, unit.start : unit.end].mean(1) for unit in problem.outputs], 1)
+def by_piece(problem: Problem, positions: Tensor) -> Tensor:
+    """(N, P + T − 1) → (N, F): summed over the tokens of each feature."""
+    return torch.stack([torch.stack([positions[:, a:b].sum(-1) for a, b in unit.spans]).sum(0) for unit in problem.features], -1)
 
 
 def learned(problem: Problem) -> Scores:
-    """A row per output. Raises ValueError when no coefficients were fitted for this model."""
+    """One row for everything that is explained. Raises ValueError when no coefficients were fitted for this model."""
     theta = problem.coefficients
     if theta is None:
         raise ValueError(f"{LEARNED} has no coefficients for this model: fit them with `pellucid explain fit`, or choose ablation")
-    weights = _weights(problem, LEARNED)
-    found = _gathered(problem, weights, [unit.spans for unit in problem.features])
+    found = taken(problem)
     if theta.numel() != len(found):
-        raise ValueError(f"the coefficients are for {theta.numel()} heads, this model has {len(found)}: fit them again")
+        raise ValueError(f"the coefficients are {theta.numel()}, this model needs {len(found)}: fit them again with `pellucid explain fit`")
     problem.on_batch(1)
-    lengths = torch.tensor([float(unit.end - unit.start) for unit in problem.outputs])
-    rows = torch.einsum("h,hof->of", theta.flatten().float(), found) * lengths.unsqueeze(1)  # an output is the sum of its tokens
-    each = torch.stack([weights[:, unit.start : unit.end, : problem.target.prompt_length].mean(1) for unit in problem.outputs], 1)
-    each = torch.einsum("h,hop->op", theta.flatten().float(), each) * lengths.unsqueeze(1)
-    card = {"heads": len(found), "format_share": _share(problem, each.sum(0))}
-    return Scores(rows.tolist(), [unit.text for unit in problem.outputs], card)
+    if not torch.isfinite(found).all():
+        raise FloatingPointError("the gradients are not finite numbers: explain by ablation")
+    positions = theta.flatten().float() @ found
+    row = by_piece(problem, positions.unsqueeze(0))[0].tolist()
+    card = {"coefficients": len(found), "format_share": _share(problem, positions[: problem.target.prompt_length])}
+    return Scores([row], [problem.label()], card)
 
 
 def rollout(problem: Problem) -> Scores:
     """One row: attention averaged over heads, mixed half and half with the residual stream, multiplied through all layers."""
-    target = problem.attentive(ROLLOUT)
-    weights = target.attention(everywhere=True).float().cpu().mean(1)  # (layers, L, L)
+    weights = problem.attentive(ROLLOUT).attention().float().cpu().mean(1)  # (layers, L, L)
     size = weights.shape[-1]
     through = torch.eye(size)
     for layer in weights:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from explain import attention, faithfulness, gradients, perturbation, sampling
+from explain import attention, balanced, faithfulness, gradients, perturbation, sampling
 from explain.attribution import Attribution
 from explain.problem import Problem, Scores
 from explain.target import Target
@@ -35,6 +35,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    balanced.NAME: Method(balanced.balance, lambda p: balanced.cost(len(p.features), p.samples // 2 or balanced.PAIRS)),
     perturbation.NAME: Method(perturbation.ablate, lambda p: len(p.features) + 1),
     gradients.NORM: Method(gradients.norm, lambda p: 1),
     attention.LEARNED: Method(attention.learned, lambda p: 1),
@@ -46,7 +47,7 @@ METHODS: dict[str, Method] = {
 }
 """All methods by name; the first is the faithful default."""
 
-IN_NATS = (perturbation.NAME, sampling.CONTEXTCITE, gradients.PRODUCT)
+IN_NATS = (balanced.NAME, perturbation.NAME, sampling.CONTEXTCITE, gradients.PRODUCT)
 """Methods whose scores should sum to what the whole prompt brings, and do not say themselves by how much they miss it."""
 
 
@@ -60,7 +61,7 @@ def attribute(
     roles: Sequence[str],
     reply: Sequence[bytes],
     *,
-    method: str = perturbation.NAME,
+    method: str = balanced.NAME,
     token: int | None = None,
     span: tuple[int, int] | None = None,
     sentence: int | None = None,
@@ -77,15 +78,13 @@ def attribute(
 ) -> Attribution:
     """Explain the whole reply, or its token number `token`, its tokens `span` = (from, to), or its sentence number `sentence`.
 
-    prompt, reply: the bytes of each token; roles: parallel to the prompt, `format` for template tokens. Ablation, Shapley and learned
-    attention give one row of scores per unit of what is explained, the others one row for all of it. `known` collects every subset that was
+    prompt, reply: the bytes of each token; roles: parallel to the prompt, `format` for template tokens. Both ablations and Shapley give
+    one row of scores per unit of what is explained, the others one row for all of it. `known` collects every subset that was
     scored: given again after a stop, nothing is computed twice. Raises ValueError for an unknown method or level, a part outside the
     reply, or a prompt with nothing to attribute to, FloatingPointError for gradients that are not finite, Cancelled when told to stop.
     """
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
-    if level != "auto" and level not in LEVELS:
-        raise ValueError(f"there is no level {level!r}: choose auto, {', '.join(LEVELS)}")
     outputs, name = select(group(reply, [""] * len(reply)), len(reply), token, span, sentence)
     began, forwards = time.perf_counter(), target.forwards
     units, shown_level = at_level(group(prompt, roles), level)
@@ -145,7 +144,9 @@ def attribute(
 
 
 def at_level(units: Sequence[Unit], level: str) -> tuple[list[Unit], str]:
-    """Units joined to a level, and what was done in words; `auto` joins only what is too many."""
+    """Units joined to a level, and what was done in words; `auto` joins only what is too many. Raises ValueError for an unknown level."""
+    if level != "auto" and level not in LEVELS:
+        raise ValueError(f"there is no level {level!r}: choose auto, {', '.join(LEVELS)}")
     return limited(units, FORMAT, FEATURES) if level == "auto" else (LEVELS[level](units), level)
 
 

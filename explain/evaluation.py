@@ -50,10 +50,11 @@ def interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple
 
 
 def fit_heads(features: Sequence[Tensor], masks: Sequence[Tensor], actual: Sequence[Tensor], *, ridge: float = 1.0) -> Tensor:
-    """(H,) coefficients such that, on every prompt, Σ of θ·attention over the kept pieces follows the outcome.
+    """(N,) coefficients such that, on every prompt, Σ of θ·features over the kept pieces follows the outcome.
 
-    features: per prompt (H, F), each head's attention to each piece; masks (n, F) and actual (n,): subsets and outcomes. Outcomes are
-    standardised per prompt, so that no single prompt decides; ridge regression on the pooled rows, columns in units of their spread.
+    features: per prompt (N, F), what `attention.taken` found for each piece; masks (n, F) and actual (n,): subsets and outcomes. The
+    outcomes are standardised per prompt, so that no single prompt decides; ridge regression on the pooled rows, columns in units of their
+    spread.
     """
     x = torch.cat([_centred(mask @ feature.t()) for feature, mask in zip(features, masks, strict=True)]).double()
     y = torch.cat([_centred(a) / a.std().clamp_min(1e-6) for a in actual]).double()

@@ -77,6 +77,8 @@ def card(attribution: Attribution) -> list[str]:
         out.append(f"  under another seed the order of the pieces agrees by {q['stability']:.2f} (rank correlation)")
     if q.get("format_share") is not None:
         out.append(f"  {q['format_share']:.0%} fell on template tokens, which are not shown")
+    if q.get("marked"):
+        out.append(f"  words that people would mark: {', '.join(q['marked'])}")
     if "counterfactual" in q:
         out += [f"  {name}: {q['counterfactual'][name]}" for name in ("necessary", "sufficient", "flip")]
     if "completeness_error" in q:

@@ -46,12 +46,18 @@ class Differentiable(Protocol):
 
 @runtime_checkable
 class Attentive(Protocol):
-    """A `Target` whose attention weights can be read."""
+    """A `Target` whose attention can be read."""
 
-    def attention(self, *, everywhere: bool = False) -> Tensor:
-        """(layers, heads, T, P + T − 1): how much each reply token's prediction listens to each position of the unchanged text.
+    def attention(self) -> Tensor:
+        """(layers, heads, P + T − 1, P + T − 1): how much each position of the unchanged text listens to each."""
+        ...
 
-        With `everywhere`, the rows of all positions: (layers, heads, P + T − 1, P + T − 1).
+    def listening(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the predictions of the reply tokens `rows` took from each position:
+
+        their attention weights (layers, heads, rows, P + T − 1), the Euclidean length of the value vector that each head reads there
+        (layers, heads, P + T − 1), and for layers of the target's choice value vector · gradient of the summed log-probability of `rows`
+        with respect to it (layers looked at, key-value heads, P + T − 1).
         """
         ...
 

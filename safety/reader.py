@@ -149,6 +149,24 @@ class Reader:
             late[batch] = self._heads(pool(self._encode(x, mask, EARLY), mask), role)
         return early, late
 
+    @torch.inference_mode()
+    def states(self, texts: Sequence[str]) -> list[list[tuple[Tensor, list[tuple[int, int]]]]]:
+        """Per (folded) text its windows, one after another, and for each the states of its tokens (tokens, 3 · width), which are the word
+        vector, the state after two thirds of the layers and the last, and the characters each token stands for."""
+        out: list[list[tuple[Tensor, list[tuple[int, int]]]]] = []
+        for text in texts:
+            ids, offsets = self.tokens(text)
+            windows = []
+            for start in range(0, len(ids), TOKENS - 2):
+                part = ids[start : start + TOKENS - 2]
+                row, mask = pad([[self._trunk.bos, *part, self._trunk.eos]], self._trunk.pad)
+                word, two_thirds = self._trunk.embed(row), self._trunk.layers * 2 // 3
+                middle = self._encode(word, mask, 0, two_thirds)
+                last = self._encode(middle, mask, two_thirds)
+                windows.append((torch.cat([word, middle, last], -1)[0, 1:-1], offsets[start : start + TOKENS - 2]))
+            out.append(windows)
+        return out
+
     def _doubt(self, pooled: Tensor, role: str) -> Tensor:
         """(texts, 3 · width) after the first layers → (texts,): below 0 nothing can be wrong (see `gate`)."""
         w, b, v, c = (self._p[f"gate.{role}.{name}"] for name in ("w", "b", "v", "c"))

@@ -68,7 +68,7 @@ def exercise(model: Transformer, device: torch.device) -> None:
     model.logits(model(embeddings=vectors)).sum().backward()
     assert vectors.grad is not None and vectors.grad.device.type == device.type
     scorer.log_probs_of(scorer.prompt_ids.unsqueeze(0))
-    scorer.attention(everywhere=True)
+    scorer.attention()
 
 
 def main() -> None:

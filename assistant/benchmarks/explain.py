@@ -23,7 +23,7 @@ from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from assistant.settings import Settings
 from assistant.turn import Message
-from explain import attention, gradients, perturbation
+from explain import attention, balanced, gradients, perturbation
 from explain.problem import Problem
 from explain.units import Unit, group
 
@@ -51,7 +51,8 @@ def bench(settings: Settings, path: Path, rounds: int = 3) -> dict[str, Any]:
 
         return action
 
-    heads = torch.zeros(engine.model.config.n_layers, engine.model.config.n_heads)
+    c = engine.model.config
+    heads = torch.zeros(c.n_layers * (c.n_heads + c.n_kv_heads))
 
     def with_heads(problem: Problem) -> Any:
         problem.coefficients = heads
@@ -60,6 +61,7 @@ def bench(settings: Settings, path: Path, rounds: int = 3) -> dict[str, Any]:
     actions: dict[str, Callable[[], dict[str, float]]] = {
         "forward": lambda: {"seconds": _timed(lambda: ReplyScorer(engine.model, prompt, reply).log_probs(keep))[0]},
         perturbation.NAME: ours(perturbation.matrix, perturbation.NAME),
+        balanced.NAME: ours(balanced.balance, balanced.NAME),
         gradients.NORM: ours(gradients.norm, gradients.NORM),
         attention.LEARNED: ours(with_heads, attention.LEARNED),
         "captum one shot": lambda: _captum(engine, prompt, reply, results, loop=False),
@@ -75,6 +77,8 @@ def bench(settings: Settings, path: Path, rounds: int = 3) -> dict[str, Any]:
         "ratios": {
             "one shot / ablation": median["captum one shot"] / median[perturbation.NAME],
             "token loop / ablation": median["captum token loop"] / median[perturbation.NAME],
+            "one shot / balanced-ablation": median["captum one shot"] / median[balanced.NAME],
+            "token loop / balanced-ablation": median["captum token loop"] / median[balanced.NAME],
             "gradient-norm / forward": median[gradients.NORM] / median["forward"],
             "learned-attention / forward": median[attention.LEARNED] / median["forward"],
         },

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,18 +16,48 @@ import torch
 from assistant.lm.engine import Engine
 from assistant.lm.scoring import ReplyScorer
 from assistant.turn import Message, Sampling
-from explain import attention, evaluation, faithfulness, gradients, perturbation, sampling
+from explain import attention, balanced, evaluation, faithfulness, gradients, perturbation, sampling
 from explain.attributing import METHODS
 from explain.compare import spearman
 from explain.problem import Problem
 from explain.units import characters, group
 
 REPLY_TOKENS = 24
-COMPARED = (
-    perturbation.NAME, sampling.CONTEXTCITE, attention.LEARNED, gradients.NORM, gradients.PRODUCT, attention.ROLLOUT,
-)  # fmt: skip
 CONTEXTCITE_SUBSETS = 32
+SANITY_ORDERS, SANITY_STEPS = 4, 8
+PEERS: dict[str, Callable[[Problem], Sequence[float]]] = {
+    "captum: token replaced": lambda problem: replaced(problem),
+    "inseq: attention": lambda problem: listened(problem),
+}
+"""What other programs do by default and this one does not offer. (The gradient norm and input × gradient are inseq's as well, and
+input × gradient is Captum's own.)"""
+COMPARED = (
+    balanced.NAME, perturbation.NAME, sampling.CONTEXTCITE, attention.LEARNED, gradients.NORM, gradients.PRODUCT, attention.ROLLOUT, *PEERS,
+)  # fmt: skip
+OFFERED = (*(name for name in COMPARED if name not in PEERS), sampling.SHAPLEY, gradients.INTEGRATED)
+"""What must depend on the model's weights."""
 Progress = Callable[[str, float | None], None]
+
+
+def replaced(problem: Problem) -> list[float]:
+    """Captum's LLMAttribution as it comes: each piece's tokens replaced by token 0 instead of deleted."""
+    target = problem.differentiable("captum: token replaced")
+    row = []
+    with torch.inference_mode():
+        whole = float(target.log_probs_of(target.prompt_ids.unsqueeze(0))[0, problem.rows].sum())
+        for unit in problem.features:
+            ids = target.prompt_ids.clone()
+            for start, end in unit.spans:
+                ids[start:end] = 0
+            row.append(whole - float(target.log_probs_of(ids.unsqueeze(0))[0, problem.rows].sum()))
+    return row
+
+
+def listened(problem: Problem) -> list[float]:
+    """inseq's `attention`: the mean weight over all layers and heads, summed over the reply."""
+    weights = problem.attentive("inseq: attention").attention().float().cpu().mean((0, 1))
+    asking = [problem.target.prompt_length - 1 + row for row in problem.rows]
+    return cast("list[float]", attention.by_piece(problem, weights[asking].sum(0, keepdim=True))[0].tolist())
 
 
 def problem_of(engine: Engine, prompt: str, *, seed: int = 0) -> Problem:
@@ -45,7 +75,7 @@ def problem_of(engine: Engine, prompt: str, *, seed: int = 0) -> Problem:
     outputs = group([piece(i) for i in reply], [""] * len(reply))
     return Problem(
         ReplyScorer(engine.model, rendered.ids, reply), [u for u in units if u.role != "format" and u.text.strip()], outputs, roles,
-        baseline_id=engine.neutral_id, samples=CONTEXTCITE_SUBSETS, seed=seed,
+        baseline_id=engine.neutral_id, seed=seed,
     )  # fmt: skip
 
 
@@ -69,28 +99,39 @@ def evaluate(
 
 
 def measure(engine: Engine, text: str, number: int, coefficients: torch.Tensor | None) -> dict[str, dict[str, float]]:
-    """Per method and for `random`: LDS, the drop without the best three pieces, and the seconds, on one prompt. `number` seeds chance."""
+    """Per method and for `random`, on one prompt: LDS, the drop without the best three pieces, the seconds, and `met`, the share of the
+    subsets it is judged on that the method had scored itself: chance with few pieces. `number` seeds what is random."""
     problem = problem_of(engine, text)
     problem.coefficients = coefficients
     masks, actual = evaluation.outcomes(problem)
+    judged = {row.numpy().tobytes() for row in masks.bool()}
     count = len(problem.features)
     whole = float(problem.total(problem.everything))
     rng = random.Random(number)
     rows = {"random": [rng.random() for _ in range(count)]}
     seconds: dict[str, float] = {}
+    met: dict[str, float] = {}
     for method in (m for m in COMPARED if m != attention.LEARNED or coefficients is not None):
         problem.known.clear()
+        problem.samples = CONTEXTCITE_SUBSETS if method == sampling.CONTEXTCITE else 0
         began = time.perf_counter()
-        found = METHODS[method].run(problem)
+        rows[method] = scores(problem, method)
         seconds[method] = time.perf_counter() - began
-        rows[method] = [sum(row[i] for row in found.rows) for i in range(count)]
+        met[method] = len(judged & problem.known.keys()) / len(judged)
     out: dict[str, dict[str, float]] = {}
     for method, row in rows.items():
         without = problem.everything.clone()
         without[0, faithfulness.strongest(row, faithfulness.TOP)] = 0.0
         lds, drop = evaluation.datamodelling_score(row, masks, actual), whole - float(problem.total(without))
-        out[method] = {"lds": lds, "drop": drop, **({"seconds": seconds[method]} if method in seconds else {})}
+        out[method] = {"lds": lds, "drop": drop, **({"seconds": seconds[method], "met": met[method]} if method in seconds else {})}
     return out
+
+
+def scores(problem: Problem, method: str) -> list[float]:
+    """What a method of `COMPARED` or `OFFERED` says of each piece, for all that is explained."""
+    if method in PEERS:
+        return list(PEERS[method](problem))
+    return cast("list[float]", np.sum(METHODS[method].run(problem).rows, 0).tolist())
 
 
 def summary(model: str, dtype: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -104,6 +145,8 @@ def summary(model: str, dtype: str, measured: Sequence[Mapping[str, Any]]) -> di
         of = [(found["language"], found["methods"][method]) for found in measured]
         scores = {language: [values["lds"] for other, values in of if other == language] for language in counts}
         rows[method] = _row(scores, [values["drop"] for _, values in of], [values["seconds"] for _, values in of if "seconds" in values])
+        if all("met" in values for _, values in of):
+            rows[method]["met"] = sum(values["met"] for _, values in of) / len(of)
     return {
         "model": model, "dtype": dtype, "prompts": counts, "subsets_a_prompt": evaluation.SUBSETS, "reply_tokens": REPLY_TOKENS,
         "contextcite_subsets": CONTEXTCITE_SUBSETS, "methods": rows,
@@ -114,7 +157,10 @@ def _row(scores: dict[str, list[float]], drops: list[float], seconds: list[float
     everything = [value for values in scores.values() for value in values]
     mean, low, high = evaluation.interval(everything)
     row: dict[str, Any] = {"lds": mean, "lds_95": [low, high]}
-    row |= {f"lds_{language}": evaluation.interval(values)[0] for language, values in scores.items() if values}
+    for language, values in scores.items():
+        if values:
+            mean, low, high = evaluation.interval(values)
+            row |= {f"lds_{language}": mean, f"lds_{language}_95": [low, high]}
     row["drop_top3_nats"] = sum(drops) / len(drops)
     if seconds:
         row["seconds"] = sorted(seconds)[len(seconds) // 2]
@@ -127,7 +173,7 @@ def randomised(
     """The model-randomisation check (Adebayo et al. 2018, arXiv:1810.03292): per method, the mean rank correlation of the scores for this
     model with those for one whose matrices were shuffled. What explains the model falls to about 0; what only looks at the text does not.
     """
-    chosen = [m for m in COMPARED if m != attention.LEARNED or coefficients is not None]
+    chosen = [m for m in OFFERED if m != attention.LEARNED or coefficients is not None]
     problems = [problem_of(engine, text) for text in prompts]
     model = engine.model
     shuffled = copy.deepcopy(model)
@@ -140,35 +186,36 @@ def randomised(
     for i, problem in enumerate(problems):
         target = problem.target
         assert isinstance(target, ReplyScorer)
-        problem.coefficients = coefficients
+        problem.coefficients, problem.steps = coefficients, SANITY_STEPS
         other = replace(
             problem, target=ReplyScorer(shuffled, target.prompt_ids.tolist(), target.ids[target.prompt_length :].tolist()), known={}
         )
         for method in chosen:
-            rows = [np.sum(METHODS[method].run(one).rows, 0).tolist() for one in (problem, other)]
-            found[method].append(spearman(*rows))
+            for one in (problem, other):
+                one.samples = SANITY_ORDERS if method == sampling.SHAPLEY else CONTEXTCITE_SUBSETS if method == sampling.CONTEXTCITE else 0
+            found[method].append(spearman(scores(problem, method), scores(other, method)))
         progress(f"{i + 1} of {len(problems)} prompts", (i + 1) / len(problems))
-    return {"model": engine.info.name, "prompts": len(problems), "methods": {m: sum(v) / len(v) for m, v in found.items()}}
+    rows = {}
+    for method, values in found.items():
+        mean, low, high = evaluation.interval(values)
+        rows[method] = {"correlation": mean, "correlation_95": [low, high]}
+    return {"model": engine.info.name, "prompts": len(problems), "methods": rows}
 
 
-def fit(engine: Engine, prompts: Sequence[str], *, subsets: int = 32, progress: Progress = lambda what, fraction: None) -> dict[str, Any]:
+def fit(engine: Engine, prompts: Sequence[str], *, subsets: int = 24, progress: Progress = lambda what, fraction: None) -> dict[str, Any]:
     """The coefficients of learned attention for this model, as they are stored."""
     features, masks, actual = [], [], []
     for i, text in enumerate(prompts):
         problem = problem_of(engine, text)
-        heads = attention.heads(problem)  # (LH, O, F)
-        lengths = torch.tensor([float(unit.end - unit.start) for unit in problem.outputs])
-        features.append(torch.einsum("hof,o->hf", heads, lengths))
+        features.append(attention.by_piece(problem, attention.taken(problem)))
         mask, outcome = evaluation.outcomes(problem, subsets, seed=i)
         masks.append(mask)
         actual.append(outcome)
         progress(f"{i + 1} of {len(prompts)} prompts", (i + 1) / len(prompts))
     theta = evaluation.fit_heads(features, masks, actual)
-    c = engine.model.config
-    rounded = [[float(f"{value:.4g}") for value in row] for row in theta.view(c.n_layers, c.n_heads).tolist()]
     return {
         "model": engine.info.name, "sha256": engine.info.sha256, "method": attention.LEARNED, "prompts": len(prompts),
-        "subsets_a_prompt": subsets, "coefficients": rounded,
+        "subsets_a_prompt": subsets, "coefficients": [float(f"{value:.4g}") for value in theta.tolist()],
     }  # fmt: skip
 
 

@@ -89,15 +89,16 @@ def _shown(result: dict[str, Any], as_json: bool, *, sanity: bool) -> None:
         echo_json(result)
         return
     if sanity:
-        for method, correlation in result["methods"].items():
-            click.echo(f"{method:<22}{correlation:>+7.3f}")
+        for method, row in result["methods"].items():
+            low, high = row["correlation_95"]
+            click.echo(f"{method:<22}{row['correlation']:>+7.3f}{f'{low:+.3f} … {high:+.3f}':>20}")
         return
     click.echo(f"{result['model']} ({result['dtype']}), prompts: {result['prompts']}")
-    click.echo(f"{'method':<22}{'LDS':>7}{'95 % interval':>18}{'drop@3':>9}{'seconds':>9}")
+    click.echo(f"{'method':<24}{'LDS':>7}{'95 % interval':>18}{'drop@3':>9}{'seconds':>9}")
     for method, row in sorted(result["methods"].items(), key=lambda item: -item[1]["lds"]):
         low, high = row["lds_95"]
         seconds = f"{row['seconds']:.2f}" if "seconds" in row else ""
-        click.echo(f"{method:<22}{row['lds']:>7.3f}{f'{low:.3f} … {high:.3f}':>18}{row['drop_top3_nats']:>9.2f}{seconds:>9}")
+        click.echo(f"{method:<24}{row['lds']:>7.3f}{f'{low:.3f} … {high:.3f}':>18}{row['drop_top3_nats']:>9.2f}{seconds:>9}")
 
 
 @evaluate.command()
@@ -107,32 +108,36 @@ def _shown(result: dict[str, Any], as_json: bool, *, sanity: bool) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Choose the thresholds on this file (default: half of FILE).",
 )
+@click.option("--set", "of", default="", metavar="NAME", help="Only the lines of this set, also those in which nothing is marked.")
+@click.option("--by", type=click.Choice(["marks", "weights"]), default="marks", show_default=True,
+              help="The head that was taught to mark words, or the weights that explain the classifier's score.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=2), help="Only so many texts of each file.")
 @json_option
-def spans(file: Path, tune: Path | None, limit: int | None, as_json: bool) -> None:
+def spans(file: Path, tune: Path | None, of: str, by: str, limit: int | None, as_json: bool) -> None:
     """Does the guard mark the words that people marked in FILE (JSONL: text, rationale)? Character F1 and AUPRC."""
     from assistant.benchmarks.spans import evaluate as run
-    from assistant.benchmarks.spans import read
+    from assistant.benchmarks.spans import evaluate_marks, read
     from assistant.loading import load_guard
 
     try:
-        rows = read(file)[:limit]
-        tuning = read(tune)[:limit] if tune else rows[::2]
+        rows = read(file, of)[:limit]
+        tuning = read(tune, of)[:limit] if tune else rows[::2]
     except (ValueError, UnicodeDecodeError) as error:
         raise UsageError(str(error)) from error
-    rows = rows if tune else rows[1::2]
     if not rows or not tuning:
         raise UsageError(f"{file.name} holds no text with marked spans: give JSONL with text and rationale")
     progress = Progress()
     try:
-        result = run(load_guard(load_settings(), progress), tuning, rows, progress)
+        guard = load_guard(load_settings(), progress)
+        result = evaluate_marks(guard, rows, progress) if by == "marks" else run(guard, tuning, rows if tune else rows[1::2], progress)
     finally:
         progress.done()
     if as_json:
         echo_json(result)
     else:
         for name, value in result.items():
-            click.echo(f"{name.replace('_', ' '):<16}{value:.4g}")
+            shown = " … ".join(f"{v:.4g}" for v in value) if isinstance(value, list) else f"{value:.4g}"
+            click.echo(f"{name.replace('_', ' '):<20}{shown}")
 
 
 def load_engine(model: str | None) -> tuple[Any, Progress]:

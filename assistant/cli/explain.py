@@ -23,9 +23,10 @@ from assistant.verdicts import Side
 from explain import render
 from explain.attribution import Attribution
 
+DEFAULT = "balanced-ablation"
 METHODS = (
-    "ablation (default), fast, gradient-norm, learned-attention, integrated-gradients, contextcite, shapley, input-x-gradient, "
-    "attention-rollout"
+    "balanced-ablation (default), ablation, fast, gradient-norm, learned-attention, integrated-gradients, contextcite, shapley, "
+    "input-x-gradient, attention-rollout"
 )
 
 
@@ -73,7 +74,7 @@ def question_options(command: Callable[..., None]) -> Callable[..., None]:
 @question_options
 @click.option("--verdict", type=click.Choice(["prompt", "reply"]), help="Explain the safety verdict on one of them instead.")
 @click.option("--counterfactual", is_flag=True, help="With --verdict: the words that suffice, and the smallest edit that flips it.")
-@click.option("--method", default="ablation", help=f"One of {METHODS}.")
+@click.option("--method", default=DEFAULT, help=f"One of {METHODS}.")
 @click.option("--lens", is_flag=True, help="With --token: what each layer would have said there (a view of the inside, no attribution).")
 @click.option(
     "--heads", is_flag=True, help="With --token: what each attention head listened to there (a view of the inside, no attribution)."
@@ -119,7 +120,10 @@ def turn_command(
 @click.argument("turn", default="last")
 @question_options
 @click.option(
-    "--method", "methods", multiple=True, help="A method to compare; several times (default: ablation, gradient-norm, contextcite)."
+    "--method",
+    "methods",
+    multiple=True,
+    help="A method to compare; several times (default: balanced-ablation, gradient-norm, contextcite).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @model_options
@@ -130,7 +134,7 @@ def compare(turn: str, methods: tuple[str, ...], as_json: bool, db: str | None, 
 
     question, flags = _question(flags)
     with _opened(turn, db, flags) as (session, found, progress):
-        chosen = methods or ("ablation", "gradient-norm", "contextcite")
+        chosen = methods or (DEFAULT, "gradient-norm", "contextcite")
         attributions = [session.explain(found.id, method=method, **question, progress=progress) for method in chosen]
     if as_json:
         echo_json({"attributions": [a.to_dict() for a in attributions], "agreement": agreement(attributions)})
@@ -140,7 +144,7 @@ def compare(turn: str, methods: tuple[str, ...], as_json: bool, db: str | None, 
 
 @explain.command()
 @click.option("--sample", type=click.IntRange(min=1), required=True, help="Explain this many turns, drawn from the whole log.")
-@click.option("--method", default="ablation", help=f"One of {METHODS}.")
+@click.option("--method", default=DEFAULT, help=f"One of {METHODS}.")
 @click.option("--level", default="auto", help="Size of the pieces: auto (default), token, character, word, sentence, turn, role.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which sample, and what is drawn at random.")
 @cluster_options
@@ -172,7 +176,7 @@ def batch(
 @model_options
 @db_option
 def fit(prompts: Path | None, output: Path | None, db: str | None, **flags: Any) -> None:
-    """Fit learned attention to the model: some minutes once, then `--method learned-attention` explains in one pass."""
+    """Fit learned attention to the model: about twenty minutes once, then `--method learned-attention` explains in one pass."""
     import json
 
     from assistant import paths

@@ -115,6 +115,32 @@ def probe(data: tuple[str, ...], model: str | None, output: str | None, replies:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
 
 
+@safety.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option("--set", "of", default="toxic_spans_train", show_default=True, metavar="NAME", help="The lines of DATA that teach.")
+@click.option("--output", required=True, metavar="FILE", help="Where the weights go (.npz).")
+@click.option("--seed", type=int, default=0, show_default=True)
+def spans(data: tuple[str, ...], of: str, output: str, seed: int) -> None:
+    """Teach the guard which words people mark as toxic. DATA: .jsonl or .jsonl.gz with text and rationale [[start, end), …].
+
+    The head is small and sits on the encoder, which is not changed; no verdict depends on it.
+    """
+    from assistant.benchmarks.spans import read
+    from safety.base_weights import BaseWeightsError
+    from safety.reader import Reader
+    from safety.resources import data_path
+    from safety.spans import train as run
+
+    try:
+        rows = [row for file in data for row in read(existing(file), of)]
+        reader = Reader.load(_base(), data_path("safety", "encoder.npz"))
+        head = run(reader, [row.text for row in rows], [row.gold for row in rows], seed, say)
+    except (ValueError, BaseWeightsError) as error:
+        raise UsageError(str(error)) from error
+    head.save(Path(output))
+    click.echo(output)
+
+
 def _base() -> Path:
     """The encoder's trunk, fetched when it is missing."""
     from assistant.lm import catalog, pull

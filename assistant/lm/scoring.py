@@ -80,12 +80,27 @@ class ReplyScorer:
         return self._pick(hidden[:, self.prompt_length - 1 :])
 
     @torch.inference_mode()
-    def attention(self, *, everywhere: bool = False) -> Tensor:
-        """(layers, H, T, P + T − 1): the attention weights of the positions that predict the reply, or of all positions."""
-        seen = Attention(self.model.config, 0 if everywhere else self.prompt_length - 1)
+    def attention(self, first: int = 0) -> Tensor:
+        """(layers, H, P + T − 1 − first, P + T − 1): the attention weights of the positions from `first` on."""
+        seen = Attention(self.model.config, first)
         self.model(self.ids[:-1].unsqueeze(0), observer=seen)
         self.forwards += 1
         return torch.stack(seen.weights)
+
+    def listening(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `explain.target.Attentive`; all layers are looked at."""
+        c, at = self.model.config, [self.prompt_length - 1 + row for row in rows]
+        seen, values = Attention(c, self.prompt_length - 1), Values()
+        with torch.enable_grad():
+            hidden = self.model(self.ids[:-1].unsqueeze(0), observer=seen, cache=values)[:, at]
+            logits = self.model.logits(hidden)[0]
+            target = self.ids[[self.prompt_length + row for row in rows]]
+            total = (logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)).sum()
+            gradients = torch.autograd.grad(total, values.followed)
+        self.forwards += 1
+        pulls = [(v.detach() * g).sum(-1)[0] for v, g in zip(values.followed, gradients, strict=True)]
+        lengths = torch.stack(values.lengths).repeat_interleave(c.n_heads // c.n_kv_heads, 1)
+        return torch.stack(seen.weights)[:, :, list(rows)], lengths, torch.stack(pulls).float()
 
     @torch.inference_mode()
     def lens(self, token: int, top: int = 5) -> list[list[tuple[int, float]]]:
@@ -127,8 +142,8 @@ class Attention:
 
     def attention(self, layer: int, q: Tensor, k: Tensor) -> None:
         """Softmax of the scaled products, as `transformer.attend` has it."""
-        asked = q[0, :, self.first :]
-        keys = k[0].repeat_interleave(q.shape[1] // k.shape[1], 0)
+        asked = q[0, :, self.first :].detach()
+        keys = k[0].detach().repeat_interleave(q.shape[1] // k.shape[1], 0)
         scores = asked @ keys.transpose(1, 2) / q.shape[-1] ** 0.5
         if cap := self.config.attention_softcap:
             scores = cap * torch.tanh(scores / cap)
@@ -140,6 +155,20 @@ class Attention:
 
     def hidden(self, layer: int, h: Tensor) -> None:
         """Not looked at."""
+
+
+class Values:
+    """A `Cache` of one pass that keeps the value vectors of each layer (1, K, L, d) for their gradients, and their lengths (K, L)."""
+
+    def __init__(self) -> None:
+        self.lengths: list[Tensor] = []
+        self.followed: list[Tensor] = []
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`Cache.update`: there are no earlier positions."""
+        self.lengths.append(v.detach().float().norm(dim=-1)[0])
+        self.followed.append(v if v.requires_grad else v.detach().requires_grad_())
+        return k, self.followed[-1]
 
 
 class Hidden:

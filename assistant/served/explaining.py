@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float | None], None]
 DEFAULT_FORMAT = "chatml"
-METHODS = ("ablation", "contextcite", "shapley")
+METHODS = ("balanced-ablation", "ablation", "contextcite", "shapley")
 """Those that only leave pieces out."""
 GAP_MEAN, GAP_WORST = 0.1, 1.0
 """How far the server's log-probabilities may lie from the logged ones, on average and at most, in nats."""
@@ -103,7 +103,10 @@ def explain_served(
     Raises ExplanationError when the server cannot score texts, when its numbers are not the logged ones (another chat format), or when
     the question needs a look inside.
     """
-    from explain.attributing import FORMAT, Cancelled, attribute
+    from explain.attributing import FORMAT, Cancelled, at_level, attribute
+    from explain.attributing import METHODS as ALL
+    from explain.problem import Problem
+    from explain.units import group
 
     if not turn.tokens or not turn.reply:
         raise ExplanationError(f"turn {turn.id} has no generated reply to explain (it was blocked, or its text was erased)")
@@ -119,12 +122,13 @@ def explain_served(
         scored = provider.scored("".join(pieces), reply)
         seconds = time.perf_counter() - began
         gaps = _agree(scored, turn, settings.chat_format)
-        requests = sum(role != FORMAT for role in roles) if question.method == "ablation" else question.samples or 200
+        target = RemoteTarget(provider, pieces, reply)
+        units = [unit for unit in at_level(group([p.encode() for p in pieces], roles), question.level)[0] if unit.role != FORMAT]
+        requests = ALL[question.method].cost(Problem(target, units, [], samples=question.samples))
         progress(
             f"explaining: about {requests} requests to {engine.server.url} of {turn.usage.prompt_tokens + len(scored)} tokens each, "
             f"{requests * seconds:.0f} s in all", 0.0,
         )  # fmt: skip
-        target = RemoteTarget(provider, pieces, reply)
         found = attribute(
             target, [piece.encode() for piece in pieces], roles, [text.encode() for text, _ in scored], method=question.method,
             token=question.token, span=question.span, sentence=question.sentence, level=question.level, samples=question.samples,

@@ -54,7 +54,7 @@ class SessionLike(Protocol):
         self,
         turn: str,
         *,
-        method: str = "ablation",
+        method: str = "balanced-ablation",
         token: int | None = None,
         against: int | None = None,
         sentence: int | None = None,

@@ -13,7 +13,7 @@ from assistant.tui.backend import SessionLike
 from assistant.tui.tokens import Unit
 from explain.attribution import Attribution
 
-METHODS = ("ablation", "integrated-gradients", "gradient-norm", "learned-attention", "contextcite")
+METHODS = ("ablation", "integrated-gradients", "gradient-norm", "learned-attention", "contextcite", "balanced-ablation")
 
 
 @dataclass

@@ -146,7 +146,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_begins(session, turn
     for method in ("attention-rollout", "gradient-norm", "integrated-gradients"):
         with pytest.raises(ExplanationError, match="GB are free: explain by ablation"):
             session.explain(turn.id, method=method)
-    assert session.explain(turn.id).method == "ablation"
+    assert session.explain(turn.id).method == "balanced-ablation"
     monkeypatch.setattr(memory, "available", lambda: None)
     assert session.explain(turn.id, method="attention-rollout").quality["view"] == "inside"
 
@@ -179,6 +179,7 @@ def test_a_verdict_is_taken_apart(session):
     card = found.quality
     assert card["grade"] in ("supported", "weak", "not supported") and card["features"] == len(found.input_tokens)
     assert card["deletion_drop"] > card["deletion_random_mean"] and card["insertion_rise"] > card["insertion_random_mean"]
+    assert card["joules"] > 0 and card["energy_source"]
     edit = found.quality["counterfactual"]
     assert "bomb" in edit["sufficient"] and edit["flip"] and edit["margin_before"] > 0 >= edit["margin_after"]
     assert session.ledger.attributions(blocked.id)[-1].target.startswith("verdict on the prompt: block")

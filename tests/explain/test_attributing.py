@@ -207,7 +207,9 @@ def test_levels_of_the_prompt(engine, scorer, level, pieces):
     assert a.quality["features"] == pieces and "".join(a.input_tokens).endswith("天气")
 
 
-@pytest.mark.parametrize("method", ["ablation", "gradient-norm", "integrated-gradients", "contextcite", "shapley", "attention-rollout"])
+@pytest.mark.parametrize(
+    "method", ["balanced-ablation", "ablation", "gradient-norm", "integrated-gradients", "contextcite", "shapley", "attention-rollout"]
+)
 def test_every_card_is_complete(engine, scorer, method):
     a = explain(engine, scorer, method=method, samples=32, steps=4)
     tested = {"deletion_drop", "deletion_random_mean", "deletion_drop_1", "deletion_drop_5", "insertion_rise", "insertion_random_mean"}

@@ -58,18 +58,21 @@ def engine(tiny_model):
 def test_all_methods_are_judged_on_a_model(engine):
     fitted = bench.fit(engine, ["one two three four", "甲乙丙丁"], subsets=8)
     theta = torch.tensor(fitted["coefficients"])
-    assert theta.shape == (2, 4) and fitted["sha256"] == engine.info.sha256
+    c = engine.model.config
+    assert theta.shape == (c.n_layers * (c.n_heads + c.n_kv_heads),) and fitted["sha256"] == engine.info.sha256
     result = bench.evaluate(engine, {"en": ["the sky is blue"], "zh": ["天空是蓝色的"]}, theta)
     assert set(result["methods"]) == {*bench.COMPARED, "random"}
     for row in result["methods"].values():
-        assert -1 <= row["lds_95"][0] <= row["lds"] <= row["lds_95"][1] <= 1 and {"lds_en", "lds_zh", "drop_top3_nats"} <= set(row)
+        assert -1 <= row["lds_95"][0] <= row["lds"] <= row["lds_95"][1] <= 1 and {"lds_en", "lds_zh_95", "drop_top3_nats"} <= set(row)
+        assert 0 <= row.get("met", 0) <= 1
     assert "learned-attention" not in bench.evaluate(engine, {"en": ["the sky is blue"]}, None)["methods"]
 
 
 def test_shuffled_weights_leave_the_model_as_it_was(engine):
     before = engine.model.embedding.weight.clone()
     found = bench.randomised(engine, ["the sky is blue"], None)["methods"]
-    assert torch.equal(engine.model.embedding.weight, before) and all(-1 <= value <= 1 for value in found.values())
+    assert torch.equal(engine.model.embedding.weight, before) and {"shapley", "integrated-gradients", "balanced-ablation"} <= set(found)
+    assert all(-1 <= row["correlation_95"][0] <= row["correlation"] <= row["correlation_95"][1] <= 1 for row in found.values())
 
 
 def test_prompts_are_lines(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from explain import faithfulness
+from explain import balanced, faithfulness
 from explain.attribution import Attribution
 from explain.compare import agreement, ranks, spearman, table
 from explain.counterfactual import search
@@ -55,6 +55,63 @@ def test_sampling_leaves_torchs_generator_alone():
     shapley(problem([1.0, 2.0]))
     contextcite(problem([1.0, 2.0]))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_balanced_ablation_of_a_sum_is_about_its_weights():
+    found = balanced.balance(problem([2.0, -1.0, 0.5, 0.0, 1.0, -0.3]))
+    assert np.sum(found.rows, 0) == pytest.approx([2.0, -1.0, 0.5, 0.0, 1.0, -0.3], abs=0.06)
+    assert found.rows[0][0] == pytest.approx(3 * found.rows[1][0], abs=1e-3) and found.labels == ["a", "b"]
+    assert found.card["stability"] > 0.9
+
+
+def test_balanced_ablation_gives_a_needed_pair_half_of_what_it_does_together():
+    weights = [0.0] * 6
+    alone = np.sum(perturbation_of(weights, 4.0), 0)
+    assert alone[1] == pytest.approx(8.0)  # the whole of both products it takes part in, and so for its neighbours
+    found = np.sum(balanced.balance(problem(weights, product=4.0)).rows, 0)
+    assert found[1:-1] == pytest.approx([4.0] * 4, abs=0.5) and found[[0, -1]] == pytest.approx([2.0] * 2, abs=0.5)  # Banzhaf values
+
+
+def perturbation_of(weights, product):
+    from explain.perturbation import ablate
+
+    return ablate(problem(weights, product)).rows
+
+
+def test_balanced_ablation_runs_what_it_says_and_no_subset_twice():
+    p = problem([float(i) for i in range(12)])
+    balanced.balance(p)
+    assert p.target.forwards == len(p.known) <= balanced.cost(12)
+    few = problem([1.0, 2.0])
+    assert np.sum(balanced.balance(few).rows, 0) == pytest.approx([1.0, 2.0], abs=0.1) and few.target.forwards == 4
+    one = problem([1.5])
+    assert np.sum(balanced.balance(one).rows, 0) == pytest.approx([1.5], abs=0.1)
+    p.samples, p.known = 8, {}
+    before = p.target.forwards
+    assert balanced.balance(p).card["pairs"] == 4 and p.target.forwards - before <= balanced.cost(12, 4)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 13])
+def test_what_balanced_ablation_draws_is_none_of_what_it_is_judged_by(count):
+    drawn = balanced.subsets(count, 40, seed=3)
+    sizes = {*drawn.sum(1).tolist(), *(1 - drawn).sum(1).tolist()}
+    assert sizes == {max(count // 2 - 1, 0), count - max(count // 2 - 1, 0)} and count // 2 not in sizes - {0, count}
+    assert torch.equal(drawn, balanced.subsets(count, 40, seed=3))
+
+
+def test_the_closed_form_is_the_mean_over_all_companies():
+    torch.manual_seed(0)
+    masks = torch.tensor([[float(n >> i & 1) for i in range(5)] for n in range(32)])
+    some, outcomes = masks[torch.randperm(32)[:14]], torch.randn(14).double()
+
+    def kernel(one, other):
+        near = (one[:, None] == other[None]).double().sum(-1)
+        return balanced.LINEAR * (2 * one - 1).double() @ (2 * other - 1).double().t() / 5 + torch.exp((near - 5) / 5) + 1
+
+    weights = torch.linalg.solve(kernel(some, some) + balanced.NOISE * torch.eye(14), outcomes - outcomes.mean())
+    surface = kernel(masks, some) @ weights
+    expected = [float(surface[masks[:, i] == 1].mean() - surface[masks[:, i] == 0].mean()) for i in range(5)]
+    assert (balanced.surface(some) @ outcomes).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_contextcite_finds_the_few_pieces_that_matter():

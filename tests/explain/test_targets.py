@@ -63,7 +63,9 @@ def test_a_transformers_model_deletes_exactly(transformers_model):
         assert torch.allclose(row, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["ablation", "gradient-norm", "integrated-gradients", "contextcite", "shapley", "input-x-gradient"])
+@pytest.mark.parametrize(
+    "method", ["balanced-ablation", "ablation", "gradient-norm", "integrated-gradients", "contextcite", "shapley", "input-x-gradient"]
+)
 def test_every_method_but_attention_works_on_a_transformers_model(transformers_model, method):
     target = TransformersTarget(transformers_model, list(range(5, 13)), [3, 4])
     a = attribute(target, [b"a"] * 8, ["format"] + ["user"] * 7, [b"x", b"y"], method=method, samples=32, steps=4)
@@ -92,7 +94,11 @@ def test_a_served_model_gives_the_same_as_the_local_one(engine):
     words = ["the", " sky", " is", " blue"]
     remote = RemoteTarget(Provider(engine), words, REPLY)
     far = attribute(
-        remote, [w.encode() for w in words], ["format", "user", "user", "user"], [c.encode() for c in REPLY[:1]] * remote.reply_length
+        remote,
+        [w.encode() for w in words],
+        ["format", "user", "user", "user"],
+        [c.encode() for c in REPLY[:1]] * remote.reply_length,
+        method="ablation",
     )
     ids = [ids_of(engine, w) for w in words]
     local = ReplyScorer(engine.model, [i for word in ids for i in word], ids_of(engine, REPLY))
@@ -127,7 +133,7 @@ def test_a_difference_is_the_log_odds_of_two_replies(engine):
 
 def test_attention_rows_are_distributions_and_equal_the_models_own(engine):
     scorer = ReplyScorer(engine.model, [1, *ids_of(engine, PROMPT)], ids_of(engine, REPLY))
-    some, all_rows = scorer.attention(), scorer.attention(everywhere=True)
+    some, all_rows = scorer.attention(scorer.prompt_length - 1), scorer.attention()
     length = scorer.prompt_length + scorer.reply_length - 1
     assert some.shape[2:] == (scorer.reply_length, length) and all_rows.shape[2:] == (length, length)
     assert torch.allclose(some.sum(-1), torch.ones(some.shape[:-1]), atol=1e-5)
@@ -145,18 +151,46 @@ def test_the_last_layer_of_the_lens_is_what_the_model_says(engine):
     assert [p for _, p in layers[-1]] == pytest.approx(own.values.tolist(), abs=1e-5)
 
 
-def test_learned_attention_is_the_weighted_sum_of_the_heads(engine):
+def test_learned_attention_is_the_weighted_sum_of_what_the_heads_took(engine):
     scorer = ReplyScorer(engine.model, [1, *ids_of(engine, PROMPT)], ids_of(engine, REPLY))
     c = engine.model.config
     pieces = [engine.tokenizer.bytes_of(i) for i in ids_of(engine, REPLY)]
-    theta = torch.zeros(c.n_layers, c.n_heads)
-    theta[1, 2] = 3.0
+    weights, lengths, pulls = scorer.listening(range(scorer.reply_length))
+    assert torch.allclose(weights, scorer.attention(scorer.prompt_length - 1), atol=1e-6)
+    assert pulls.shape == (c.n_layers, c.n_kv_heads, weights.shape[-1]) and lengths.shape == (c.n_layers, c.n_heads, weights.shape[-1])
+    theta = torch.zeros(c.n_layers * (c.n_heads + c.n_kv_heads))
+    theta[c.n_heads + 2], theta[-1] = 3.0, -2.0  # one head of the second layer, the last key-value head of the last
     a = explain(engine, scorer, pieces, method="learned-attention", coefficients=theta)
-    weights = scorer.attention()[1, 2].sum(0)[: scorer.prompt_length] * 3.0
-    assert a.totals[1:6] == pytest.approx(weights[1:6].tolist(), abs=1e-4)
-    with pytest.raises(ValueError, match="coefficients are for 2 heads"):
+    expected = 3.0 * weights[1, 2].sum(0) * lengths[1, 2] - 2.0 * pulls[-1, -1]
+    assert a.totals[1:6] == pytest.approx(expected[1:6].tolist(), abs=1e-4) and len(a.scores) == 1
+    with pytest.raises(ValueError, match=f"coefficients are 2, this model needs {len(theta)}"):
         explain(engine, scorer, pieces, method="learned-attention", coefficients=torch.zeros(1, 2))
 
 
+def test_what_a_value_vector_pulls_is_the_change_when_it_grows(engine):
+    """Stretching the value vectors of one position in one layer by 1 + ε changes the reply by ε times their pull."""
+    scorer = ReplyScorer(engine.model, [1, *ids_of(engine, PROMPT)], ids_of(engine, REPLY))
+    rows, position, layer, epsilon = [0, 2], 3, 1, 1e-3
+
+    class Stretched:
+        def __init__(self, by):
+            self.by = by
+
+        def update(self, at, k, v):
+            v = v.clone()
+            if at == layer:
+                v[:, 0, position] *= 1 + self.by
+            return k, v
+
+    def total(by):
+        with torch.no_grad():
+            hidden = engine.model(scorer.ids[:-1].unsqueeze(0), cache=Stretched(by))[0, scorer.prompt_length - 1 :]
+            picked = engine.model.logits(hidden).log_softmax(-1).gather(-1, scorer.ids[scorer.prompt_length :].unsqueeze(-1))
+            return float(picked[rows].sum())
+
+    pull = float(scorer.listening(rows)[2][layer, 0, position])
+    assert (total(epsilon) - total(-epsilon)) / (2 * epsilon) == pytest.approx(pull, rel=0.05, abs=2e-3)
+
+
 def test_the_first_method_is_the_faithful_default():
-    assert next(iter(METHODS)) == "ablation"
+    assert next(iter(METHODS)) == "balanced-ablation"

@@ -72,7 +72,7 @@ def test_gradients_reach_the_embedding(family):
 @torch.inference_mode()
 def test_the_attention_weights_are_those_of_transformers(family):
     _, _, theirs, _, ours = family
-    seen = ReplyScorer(ours, IDS[0, :20].tolist(), IDS[0, 20:].tolist()).attention(everywhere=True)
+    seen = ReplyScorer(ours, IDS[0, :20].tolist(), IDS[0, 20:].tolist()).attention()
     expected = torch.cat(theirs(IDS[:1, :-1], output_attentions=True).attentions)
     assert torch.allclose(seen, expected, atol=1e-4)
 

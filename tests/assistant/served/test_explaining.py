@@ -38,18 +38,22 @@ def asked(serve, home, command):
 
 def test_the_cost_is_said_first_and_the_word_that_mattered_is_found(asked, command):
     server, flags = asked()
-    code, out, err = command("explain", "last", "--json", *flags)
+    code, out, err = command("explain", "last", "--method", "ablation", "--json", *flags)
     found = json.loads(out)
     assert code == 0 and f"requests to {server.url}" in err
     scores = {word: sum(row[i] for row in found["scores"]) for i, word in enumerate(found["input_tokens"])}
     assert "sea" in max(scores, key=scores.get) and max(scores.values()) == pytest.approx(3.0)
     assert found["quality"]["server"] == server.url and found["quality"]["generator_gap_max"] < 1e-6
     assert found["quality"]["requests"] > len(scores)
+    balanced = json.loads(command("explain", "last", "--json", *flags)[1])
+    totals = [sum(column) for column in zip(*balanced["scores"], strict=True)]
+    assert balanced["method"] == "balanced-ablation" and "sea" in balanced["input_tokens"][totals.index(max(totals))]
+    assert max(totals) == pytest.approx(3.0, rel=0.05)  # of a sum, about its weights
 
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--method", "gradient-norm"], "served model can only be asked from outside"), (["--contrast", "x"], "no contrast"),
-    (["--chat-format", "nonsense"], "no chat format"),
+    (["--chat-format", "nonsense"], "no chat format"), (["--level", "nonsense"], "no level 'nonsense'"),
 ])  # fmt: skip
 def test_what_needs_a_look_inside_is_refused(asked, command, more, words):
     _, flags = asked()
