@@ -126,7 +126,7 @@ def attach_probe(engine: Engine, progress: Progress) -> None:
                 progress(str(error), None)
                 continue
             if probe.model == engine.info.sha256 and len(probe.weight) == engine.model.config.width:
-                engine.watch = lambda state, probe=probe: probe.risk(state.float().cpu().numpy())
+                engine.watch = lambda state, probe=probe: round(probe.risk(state.float().cpu().numpy()), 4)
                 return
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Probe:
 
     def risk(self, state: Floats) -> float:
         """The risk, 0 to 1, of one state (D,)."""
-        return float(1 / (1 + np.exp(-np.clip(float(self.weight @ state) + self.bias, -30, 30))))
+        return 1 / (1 + math.exp(-min(max(float(self.weight @ state) + self.bias, -30.0), 30.0)))
 
     def logits(self, states: Floats) -> Floats:
         """(tokens, D) to (tokens,)."""
