@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from assistant.lm.head import head_product
 from assistant.lm.kernels import Kernels, onednn_has_bfloat16, without_onednn
 from assistant.lm.kv_cache import KVCache, Seen, look
-from assistant.lm.packed_linear import Int8Linear, is_int8, packed_view
+from assistant.lm.packed_linear import Int8Linear, int4_product, is_int8, packed_view
 from assistant.lm.parallel import Share
 from assistant.lm.quantize import Int4
 from assistant.lm.transformer import Block, Config, Transformer, rotary_table
@@ -30,7 +30,7 @@ EAGER = "PELLUCID_EAGER"
 
 
 class Matrix(NamedTuple):
-    """One linear map: dense (out, in), or packed int4 blocks of 32 with their scales and zeros (in / 32, out, 2) in bfloat16, or int8
+    """One linear map: dense (out, in), or an `Int4` with its scales and zeros (in / 32, out, 2) in bfloat16, or int8
     (out, in) with one scale a row (out,)."""
 
     weight: Tensor
@@ -62,7 +62,7 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
         if weight.dtype == torch.int8:
             y: Tensor = torch.ops.aten._weight_int8pack_mm(x.to(torch.bfloat16), weight, scales)
         else:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), weight, 32, scales)
+            y = int4_product(x.to(torch.bfloat16), weight, scales)
         return y if bias is None else y.to(torch.float32) + bias
     return F.linear(x.to(weight.dtype), weight, bias)
 
@@ -193,7 +193,7 @@ class DenseDecoder:
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.model, self.cache = packed_view(model, packed) if packed else model, cache
-        self.head = head_product(model, quick=packed is not None)
+        self.head = head_product(model, quick=packed is not None and cache.device.type == "cpu")
         self.state = torch.zeros(1, model.config.width)
 
     @torch.inference_mode()
@@ -238,7 +238,7 @@ class Decoder:
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         self.cache = cache
         self.embedding = model.embedding.weight
-        self.head = head_product(model, quick=packed is not None)
+        self.head = head_product(model, quick=packed is not None and cache.device.type == "cpu")
         layers = [_layer(i, cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
         self.step = Step(model.config, layers, model.norm.detach())
         self.run = accelerated(self.step)

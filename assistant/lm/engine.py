@@ -99,7 +99,7 @@ class Engine:
         """Load a .gguf file or a model folder; packed weights are kept in `packed_folder` for the next time.
 
         `adapters` are added to the weights as these are read: the model is another one then, and has a SHA-256 of its own. What the
-        file's own 4-bit codes would serve is rounded to int8 instead.
+        file's own 4-bit codes would serve is rounded to int8 instead (on CUDA it stays bfloat16).
         Raises ModelError when it is missing, damaged, not understood, does not fit into memory, or is not what an adapter was trained on.
         """
         began = time.perf_counter()
@@ -119,7 +119,7 @@ class Engine:
         suiting = kernels.choose(here, weights=source.weights(), processes=shared)
         kind = pick_dtype(dtype, target, shared == 1 and weights.packable(source, config), suiting.dtype)
         if adapters and kind in PACKED:
-            kind = "int8"
+            kind = "int8" if target.type == "cpu" else "bfloat16"
         if shared > 1 and kind == "int8":
             raise UsageError("several processes share a model as float32, bfloat16 or float16: use --dtype auto")
         if target.type == "cpu":
@@ -311,13 +311,22 @@ def pick_device(name: str) -> torch.device:
 
 def pick_dtype(name: str, device: torch.device, packable: bool, suiting: str = "int4") -> str:
     """The number format to compute with; `auto` takes the fastest one that keeps the file's precision on this device: `suiting` on the
-    CPU for a file of 4-bit codes."""
+    CPU for a file of 4-bit codes. On CUDA int4 reads prompts in bfloat16."""
     if name == "auto":
         if device.type == "cpu":
             return suiting if packable else "float32"
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
     if name == "int8" and device.type != "cpu":
         raise UsageError("dtype int8 is for the CPU: use --dtype auto")
-    if name in PACKED and (device.type != "cpu" or not packable):
-        raise UsageError("dtype int4 needs a Q4_0, Q4_1 or Q4_K model file on the CPU: use --dtype auto")
+    if name in PACKED:
+        if not packable or not (device.type == "cpu" or _has_int4(device)):
+            raise UsageError(
+                "dtype int4 needs a Q4_0, Q4_1 or Q4_K model file, and the CPU or a CUDA device of compute capability 8: use --dtype auto"
+            )
+        return name if device.type == "cpu" else PACKED[1]
     return name
+
+
+def _has_int4(device: torch.device) -> bool:
+    """Whether torch's int4 kernel runs on this CUDA device."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -4,8 +4,7 @@ int4: w = scale · (q − 8) + zero in blocks of 32, as `quantize.py` packs them
 weight of the row at 127 (weight-only: what is multiplied with stays bfloat16).
 """
 
-from __future__ import annotations
-
+# TorchScript reads the annotations of `int4_product` as types, so this module must not postpone them.
 import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -32,6 +31,15 @@ class PackedMatrices(Protocol):
     def down(self) -> Int4 | None: ...
 
 
+def int4_product(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    """x (M, in) bfloat16 → (M, out) bfloat16 on an `Int4`, by the kernel of the device that it was packed for."""
+    if packed.dim() == 4:
+        tiled: Tensor = torch.ops.aten._weight_int4pack_mm(x, packed, 32, scales)
+        return tiled
+    y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, 32, scales)
+    return y
+
+
 class Int4Linear(nn.Module):
     """x (…, in) float32 → (…, out) float32 on packed int4 weights. Without gradients."""
 
@@ -40,9 +48,8 @@ class Int4Linear(nn.Module):
         self.matrix, self.bias = matrix, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b. Each row gets the bits that it would get alone."""
-        flat = x.reshape(-1, x.shape[-1]).bfloat16()
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.matrix.packed, 32, self.matrix.scale_and_zero)
+        """x Wᵀ + b. On the CPU each row gets the bits that it would get alone."""
+        y = int4_product(x.reshape(-1, x.shape[-1]).bfloat16(), self.matrix.packed, self.matrix.scale_and_zero)
         y = y.float() if self.bias is None else y.float() + self.bias
         return y.view(*x.shape[:-1], -1)
 

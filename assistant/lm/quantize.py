@@ -61,7 +61,8 @@ def dequantise(info: TensorInfo, raw: Bytes) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Int4:
-    """One matrix (out, in) packed for `_weight_int4pack_mm_for_cpu`. The packing depends on the CPU: never move it to another."""
+    """One matrix (out, in) packed for torch's int4 kernel of its device: bytes (out, in / 2) in an order that depends on the CPU, or on
+    CUDA tiles (out / 8, in / (16 · t), 32, t / 2) of int32, t from `tiles`. Never move it to another device."""
 
     packed: Tensor
     scale_and_zero: Tensor  # (in / 32, out, 2) bfloat16
@@ -84,15 +85,27 @@ def codes(info: TensorInfo, raw: Bytes) -> Codes:
     return Codes(q.view(n, k), d, torch.zeros_like(d) if m is None else m.view(n, k // BLOCK) + 8.0 * d)
 
 
-def pack_int4(parts: list[Codes], row_order: list[Tensor | None]) -> Int4:
-    """Pack matrices stacked along their rows (fused projections); `row_order[i]` permutes the rows of part i."""
+def pack_int4(parts: list[Codes], row_order: list[Tensor | None], device: torch.device | str = "cpu") -> Int4:
+    """Pack matrices stacked along their rows (fused projections) for a device; `row_order[i]` permutes the rows of part i."""
     rows, scales = [], []
     for part, order in zip(parts, row_order, strict=True):
         q, scale_and_zero = part.q, torch.stack([part.scale, part.zero], -1)
         rows.append(q if order is None else q[order])
         scales.append(scale_and_zero if order is None else scale_and_zero[order])
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.cat(rows).int(), 1)
-    return Int4(packed, torch.cat(scales).transpose(0, 1).contiguous().bfloat16())
+    q, scales_and_zeros = torch.cat(rows), torch.cat(scales).transpose(0, 1).contiguous().bfloat16()
+    if torch.device(device).type == "cpu":
+        return Int4(torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), 1), scales_and_zeros)
+    return Int4(torch.ops.aten._convert_weight_to_int4pack(paired(q).to(device), tiles(q.shape[1])), scales_and_zeros.to(device))
+
+
+def paired(q: Tensor) -> Tensor:
+    """(out, in) codes → (out, in / 2) bytes as CUDA's packing wants them: the first of two neighbours in the high half."""
+    return q[:, ::2] << 4 | q[:, 1::2]
+
+
+def tiles(columns: int) -> int:
+    """How many tiles of 16 columns CUDA's kernel takes at a time: 8, 4 or 2, as `columns` divide."""
+    return next(t for t in (8, 4, 2) if columns % (16 * t) == 0)
 
 
 def _nibbles(info: TensorInfo, raw: Bytes) -> tuple[Tensor, Tensor, Tensor | None]:

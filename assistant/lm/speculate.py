@@ -117,8 +117,8 @@ def following(ids: Sequence[int]) -> list[int]:
 
 
 def speculator(decoder: object) -> Speculator | None:
-    """One for `decoder`, where every product gives each row the bits it has alone: all matrices are packed int4."""
-    if not isinstance(decoder, Decoder):
+    """One for `decoder`, where every product gives each row the bits it has alone: all matrices are packed int4, for the CPU."""
+    if not isinstance(decoder, Decoder) or decoder.cache.device.type != "cpu":
         return None
     matrices = [m for layer in decoder.step.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
     return Speculator(decoder) if all(m.scales is not None and m.weight.dtype != torch.int8 for m in matrices) else None

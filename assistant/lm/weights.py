@@ -42,8 +42,8 @@ def load(
     packed_folder: Path | None = None,
     sha256: str = "",
 ) -> tuple[Transformer, list[PackedBlock] | None]:
-    """The dense model in `dtype` on `device`, and (with `pack`, on the CPU) the int4 copies of its blocks, kept in `packed_folder`; what
-    is not in the blocks then stays float32, for it decodes too.
+    """The dense model in `dtype` on `device`, and (with `pack`, on the CPU or CUDA) the int4 copies of its blocks, kept in
+    `packed_folder`; what is not in the blocks then stays float32, for it decodes too.
 
     `int8`: the matrices of the blocks are rounded to int8 as they are read, and no dense copy of them is kept.
     `change` is called with every block's number and the block while it is dense.
@@ -53,7 +53,7 @@ def load(
         model = Transformer(config)
     model.rotary = model.rotary_local = torch.empty(0, device=device)
     fill(model, model_parts(config), "", source, torch.float32 if pack else dtype, device)
-    packed = _packed_blocks(source, config, packed_folder, sha256) if pack else None
+    packed = _packed_blocks(source, config, packed_folder, sha256, device) if pack else None
     parts = block_parts(config)
     for i, block in enumerate(model.blocks):
         fill(block, parts, f"blk.{i}.", source, torch.float32 if int8 else dtype, device)
@@ -107,14 +107,15 @@ def _can_pack(source: Source, layer: int, stored: tuple[Part, ...]) -> bool:
     return all(source.can_pack(f"blk.{layer}.{part.name}") for part in stored)
 
 
-def _packed_blocks(source: Source, config: Config, folder: Path | None, sha256: str) -> list[PackedBlock]:
+def _packed_blocks(source: Source, config: Config, folder: Path | None, sha256: str, device: torch.device) -> list[PackedBlock]:
     def make() -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for i in range(config.n_layers):
             for name, stored in _matrices(config).items():
                 if not _can_pack(source, i, stored):
                     continue
-                matrix = pack_int4([source.codes(f"blk.{i}.{part.name}") for part in stored], [_order(source, part) for part in stored])
+                parts = [source.codes(f"blk.{i}.{part.name}") for part in stored]
+                matrix = pack_int4(parts, [_order(source, part) for part in stored], device)
                 tensors |= {f"{i}.{name}.packed": matrix.packed, f"{i}.{name}.scales": matrix.scale_and_zero}
         return tensors
 

@@ -107,6 +107,18 @@ def test_auto_takes_what_suits_a_four_bit_file():
     assert pick_dtype("int4", cpu, True, "bfloat16") == "int4"
 
 
+def test_int4_on_a_cuda_device_reads_prompts_in_bfloat16(monkeypatch):
+    cuda, able = torch.device("cuda"), [(8, 6), (7, 5)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: able[0])
+    assert [pick_dtype(name, cuda, True) for name in ("int4", "int4+bfloat16")] == ["int4+bfloat16"] * 2
+    for packable, device in ((False, cuda), (True, torch.device("mps"))):
+        with pytest.raises(UsageError, match="compute capability 8"):
+            pick_dtype("int4", device, packable)
+    del able[0]
+    with pytest.raises(UsageError, match="compute capability 8"):
+        pick_dtype("int4", cuda, True)
+
+
 def test_both_forms_read_the_same(tiny_model, monkeypatch):
     ids, logits = list(range(3, 40)), []
     for form in ("columns", "rows"):

@@ -6,10 +6,12 @@ import torch
 from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Type
+from torch._subclasses import FakeTensorMode
 
 from assistant.lm.gguf import GGUFError, TensorInfo
 from assistant.lm.head import rounded
-from assistant.lm.quantize import can_pack, codes, dequantise, pack_int4
+from assistant.lm.packed_linear import int4_product
+from assistant.lm.quantize import BLOCK, can_pack, codes, dequantise, pack_int4, paired, tiles
 
 
 def blocks(kind, rows, columns, seed=0):
@@ -66,7 +68,39 @@ def test_the_packed_product_equals_the_dense_one(kind):
     x = torch.randn(3, 64).bfloat16()
     dense = dequantise(info, raw)
     expected = x.float() @ torch.cat([dense, dense[order]]).T
-    got = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed.packed, 32, packed.scale_and_zero).float()
+    got = int4_product(x, packed.packed, packed.scale_and_zero).float()
+    assert (got - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("columns", [64, 576, 1536])
+def test_a_matrix_is_laid_out_for_the_kernel_of_a_cuda_device(columns):
+    """By the rules of torch's own shape functions, which need no device."""
+    info, raw = blocks(Type.Q4_1, 32, columns)
+    made, size = codes(info, raw), tiles(columns)
+    packed = pack_int4([made, made], [None, torch.arange(31, -1, -1)], "meta")
+    assert columns % (16 * size) == 0
+    assert (packed.packed.shape, packed.packed.dtype) == ((64 // 8, columns // (16 * size), 32, size // 2), torch.int32)
+    assert (packed.scale_and_zero.shape, packed.scale_and_zero.dtype) == ((columns // BLOCK, 64, 2), torch.bfloat16)
+    with FakeTensorMode():
+        x, scales = torch.empty(3, columns, dtype=torch.bfloat16), torch.empty(columns // BLOCK, 64, 2, dtype=torch.bfloat16)
+        assert int4_product(x, torch.empty(packed.packed.shape, dtype=torch.int32), scales).shape == (3, 64)
+
+
+def test_two_codes_share_a_byte_the_first_in_its_high_half():
+    q = torch.randint(0, 16, (8, 64), dtype=torch.uint8)
+    both = paired(q)
+    assert torch.equal(torch.stack([both >> 4, both & 15], -1).flatten(1), q)
+
+
+@pytest.mark.gpu
+def test_the_product_on_a_cuda_device_equals_the_dense_one():
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("there is no CUDA device of compute capability 8 here")
+    info, raw = blocks(Type.Q4_1, 64, 1536)
+    packed = pack_int4([codes(info, raw)], [None], "cuda")
+    x = torch.randn(3, 1536).bfloat16()
+    expected = x.float() @ dequantise(info, raw).T
+    got = int4_product(x.cuda(), packed.packed, packed.scale_and_zero).float().cpu()
     assert (got - expected).abs().max() < 0.02 * expected.abs().max()
 
 
