@@ -5,6 +5,7 @@ prompt filter → generation → output moderation → attribution
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from textual.content import Content
@@ -33,8 +34,10 @@ class Stages:
     tokens: int = 0
     finish: Finish | None = None
     output: Verdict | None = None
-    risk: float | None = None
-    """What the model's probe said of the newest token."""
+    doubt: float = 0.0
+    """The sum of what the model's probe said of the tokens, as logits."""
+    doubted: int = 0
+    """Of how many tokens it said something."""
     attribution: str = ""
     """The method, once an explanation is in the ledger."""
 
@@ -42,8 +45,14 @@ class Stages:
     def of(cls, turn: Turn, attribution: str = "") -> Stages:
         """The stages of a logged turn."""
         tokens = turn.usage.reply_tokens or len(turn.tokens)
-        risk = next((token.risk for token in reversed(turn.tokens) if token.risk is not None), None)
-        return cls(False, turn.prompt_verdict, tokens, turn.finish, turn.output_verdict, risk, attribution)
+        doubts = [_logit(token.risk) for token in turn.tokens if token.risk is not None]
+        return cls(False, turn.prompt_verdict, tokens, turn.finish, turn.output_verdict, sum(doubts), len(doubts), attribution)
+
+    @property
+    def risk(self) -> float | None:
+        """How risky the reply looks to the model's probe so far, from the mean over its tokens: single ones are noisy. None without a
+        probe."""
+        return 1 / (1 + math.exp(-self.doubt / self.doubted)) if self.doubted else None
 
     def after(self, event: Event) -> Stages:
         """The stages once `event` has happened."""
@@ -51,7 +60,8 @@ class Stages:
             case PromptChecked():
                 return replace(self, running=True, prompt=event.verdict)
             case Token():
-                return replace(self, tokens=self.tokens + 1, risk=self.risk if event.token.risk is None else event.token.risk)
+                risk, more = event.token.risk, replace(self, tokens=self.tokens + 1)
+                return more if risk is None else replace(more, doubt=self.doubt + _logit(risk), doubted=self.doubted + 1)
             case Moderated() | Withdrawn():
                 return replace(self, output=event.verdict)
             case Finished():
@@ -106,3 +116,9 @@ def _verdict(word: str, verdict: Verdict | None, busy: bool, short: bool) -> Con
     if verdict.action is not Action.ALLOW and not short:
         named = f" {say('action.' + verdict.action.value)} {category(verdict.category)}".rstrip()
     return Content.styled(f"{MARKS[verdict.action]} {word}{named} {verdict.score:.2f}", STYLES[verdict.action])
+
+
+def _logit(risk: float) -> float:
+    """The logit of a risk, which is known to four digits."""
+    risk = min(max(risk, 5e-5), 1 - 5e-5)
+    return math.log(risk / (1 - risk))

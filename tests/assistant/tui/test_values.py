@@ -134,6 +134,10 @@ def test_the_strip_follows_the_pipeline():
     watched = stages.after(Token(replace(tokens_of("on")[0], risk=0.125)))
     assert "… generate 4 tok · risk 0.12" in watched.line().plain
     assert "risk" not in watched.line(20).plain
+    alarmed = watched
+    for risk in (1.0, 0.0, 0.0, None, 0.0):  # one token does not make a reply risky
+        alarmed = alarmed.after(Token(replace(tokens_of("on")[0], risk=risk)))
+    assert "… generate 9 tok · risk 0.01" in alarmed.line().plain
     caution = Verdict(Action.CAUTION, 0.41, {"self_harm": 0.41})
     assert "! output caution self-harm 0.41" in stages.after(Moderated(caution, False)).line().plain
     done = stages.after(Finished(make_turn(1, "p", "four by four")))
