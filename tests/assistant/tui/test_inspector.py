@@ -86,8 +86,10 @@ async def test_a_computation_can_be_cancelled_and_leaving_cancels_it():
     async with running(fake, conversation="C1") as pilot:
         await opened(pilot)
         await shows(pilot, "explaining: perturbing ██████████░░░░░░░░░░ 50%")
+        await shows(pilot, "Esc Stop")
         await pilot.press("escape")
         await shows(pilot, "The explanation was cancelled.")
+        await shows(pilot, "Esc Back")
         await pilot.press("escape")
         await shows(pilot, "Write a message…")
 

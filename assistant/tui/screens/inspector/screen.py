@@ -45,13 +45,18 @@ class InspectorScreen(InspectorView):
     def on_mount(self) -> None:
         for id, key in (("reply", "reply"), ("heat", "heat"), ("words", "words"), ("candidates", "candidates")):
             self.query_one(f"#{id}-box").border_title = Content(say(f"inspector.{key}"))
+        self._show_keys()
+        self._say(say("inspector.loading"))
+        self._read()
+
+    def _show_keys(self) -> None:
+        """What the keys do now: the one that leaves stops what is being computed first."""
         own = getattr(self.app, "own_keys", {})
         names = {key.id: key_name(keys) for key, keys in of_screen("inspector", own)}
         both = {id: f"{names[back]} {names[id]}" for id, back in BOTH_WAYS.items()}
-        shown = [(both.get(key.id, names[key.id]), key.words) for key, _ in of_screen("inspector", own) if key.shown]
+        words = {"inspector_back": say("inspector.keys_stop")} if self._explanation is not None else {}
+        shown = [(both.get(key.id, names[key.id]), words.get(key.id, key.words)) for key, _ in of_screen("inspector", own) if key.shown]
         self.query_one("#keys", KeyBar).show(shown)
-        self._say(say("inspector.loading"))
-        self._read()
 
     def on_unmount(self) -> None:
         if self._explanation:
@@ -84,6 +89,7 @@ class InspectorScreen(InspectorView):
         if self._turn is None or not self._reply or self._explanation is not None or self._found() is not None:
             return
         self._explanation = Explanation(self._session, self._turn_id, self._method, self._token, self.post_message, self._against)
+        self._show_keys()
         self._draw()
 
     @on(ExplainProgress)
@@ -93,17 +99,21 @@ class InspectorScreen(InspectorView):
 
     @on(Explained)
     def _explained(self, event: Explained) -> None:
-        self._explanation = None
+        self._ended()
         self._kept.append(event.attribution)
         self._draw()
 
     @on(ExplainFailed)
     def _failed(self, event: ExplainFailed) -> None:
-        self._explanation = None
+        self._ended()
         if event.cancelled:
             self._say(say("inspector.cancelled"), "$text-warning")
         else:
             self._say(one_line(told(event.error) or type(event.error).__name__, 300), "$text-error")
+
+    def _ended(self) -> None:
+        self._explanation = None
+        self._show_keys()
 
     def action_rather(self) -> None:
         """Hold the picked token against the next of the other candidates, at last against none."""
