@@ -12,7 +12,7 @@ from explain.attribution import Attribution
 from explain.counterfactual import Removed, search
 from explain.units import Unit, characters
 from safety.explanation import Weight
-from safety.guard import Guard
+from safety.guard import Guard, SafetyError
 from safety.language import detect
 from safety.verdict import Action, Verdict
 
@@ -41,8 +41,11 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
     if words:
         quality |= _tested(guard, text, "prompt" if side == "prompt" else "response", words)
     if guard.complete and detect(text) == "en":
-        marks, threshold = guard.marks(text)
-        quality["marked"] = [word["text"] for word in marks if word["weight"] >= threshold]
+        try:
+            marks, threshold = guard.marks(text)
+            quality["marked"] = [word["text"] for word in marks if word["weight"] >= threshold]
+        except SafetyError as error:  # other weights of the encoder: the rest of the explanation stands
+            quality["not_marked"] = str(error)
     if counterfactual:
         quality["counterfactual"] = _counterfactual(guard, text, side, turn)
     quality["seconds"] = time.perf_counter() - began

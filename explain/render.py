@@ -79,6 +79,8 @@ def card(attribution: Attribution) -> list[str]:
         out.append(f"  {q['format_share']:.0%} fell on template tokens, which are not shown")
     if q.get("marked"):
         out.append(f"  words that people would mark: {', '.join(q['marked'])}")
+    if "not_marked" in q:
+        out.append(f"  words that people would mark are not known: {q['not_marked']}")
     if "counterfactual" in q:
         out += [f"  {name}: {q['counterfactual'][name]}" for name in ("necessary", "sufficient", "flip")]
     if "completeness_error" in q:

@@ -69,15 +69,16 @@ class Trunk:
         return F.layer_norm(x, (self.shape.width,), *self.norm, self.shape.epsilon)
 
 
-def encode(trunk: Trunk, p: Parameters, x: Tensor, mask: Tensor) -> Tensor:
-    """Embedded tokens (batch, length, width) and mask (batch, length) of what is no padding → the last layer's output."""
+def encode(trunk: Trunk, p: Parameters, x: Tensor, mask: Tensor, dropped: float = 0.0) -> Tensor:
+    """Embedded tokens (batch, length, width) and mask (batch, length) of what is no padding → the last layer's output. `dropped`: the
+    share of their inputs that the low-rank changes do without while they learn."""
     batch, length, width = x.shape
     heads = trunk.shape.heads
     bias = torch.zeros(batch, 1, 1, length).masked_fill(~mask[:, None, None], -math.inf)
 
     def linear(value: Tensor, name: str) -> Tensor:
         out = F.linear(value, trunk.weights[name], p[f"{name}.b"])
-        return out + F.linear(F.linear(value, p[f"{name}.A"]), p[f"{name}.B"])
+        return out + F.linear(F.linear(F.dropout(value, dropped), p[f"{name}.A"]), p[f"{name}.B"])
 
     def norm(value: Tensor, name: str) -> Tensor:
         return F.layer_norm(value, (width,), p[f"{name}.w"], p[f"{name}.b"], trunk.shape.epsilon)

@@ -32,7 +32,7 @@ from safety.scan import Scanner
 from safety.verdict import Verdict
 
 if TYPE_CHECKING:
-    from safety.spans import SpanHead
+    from safety.spans import SpanReader
 
 _PREPARED = 2000  # longer texts are read piece by piece
 
@@ -49,7 +49,7 @@ class Guard:
     def __init__(self, policy: Policy, scanner: Scanner, stamp: str, language: str | None = None, watch: RuleWatch | None = None) -> None:
         self._policy, self._scanner, self._language, self._watch = policy, scanner, language, watch
         self._notices: list[tuple[str, str]] = []
-        self._span_head: SpanHead | None = None
+        self._spans: SpanReader | None = None
         self.policy = stamp
         """Name and content hash of policy, rules and weights, as `balanced@1a2b3c4d`."""
 
@@ -149,16 +149,16 @@ class Guard:
     def marks(self, text: str) -> tuple[list[Weight], float]:
         """Every word and its logit of being one that people would mark as toxic, and the logit from which it counts as marked (see
         `spans`). Taught on English posts; no part of any verdict. Raises SafetyError without the encoder."""
-        from safety.spans import SpanError, SpanHead
+        from safety.spans import SpanError, SpanReader
 
         reader = self._scanner.classifier.reader
-        if reader is None:
+        if reader is None or reader.files is None:
             raise SafetyError("marking words needs the encoder, which is not installed")
         try:
-            self._span_head = self._span_head or SpanHead.load(data_path("safety", "spans.npz"))
-        except SpanError as error:
+            self._spans = self._spans or SpanReader.load(data_path("safety", "spans.npz"), *reader.files)
+        except (SpanError, BaseWeightsError) as error:
             raise SafetyError(str(error)) from error
-        return self._span_head.words(reader, text), self._span_head.threshold
+        return self._spans.words(text), self._spans.threshold
 
     def logits(self, text: str, edited: Sequence[str], role: Role = "prompt") -> list[float]:
         """The logit that `explain` takes apart, for `edited` forms of the text: of the same category, read in the same language."""

@@ -52,6 +52,8 @@ class Reader:
     def __init__(self, trunk: Trunk, adapted: Mapping[str, Tensor], split: object, inputs: Mapping[str, Tensor] | None) -> None:
         """`inputs` holds for every group of maps `name.smooth`, `name.step` and `name.zero`; None computes in float32."""
         self._trunk, self._split = trunk, split
+        self.files: tuple[Path, Path] | None = None
+        """Trunk and changes, where they were read from files."""
         self._p = {name: value for name, value in adapted.items() if not name.endswith((".A", ".B"))}
         eight = inputs is not None and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn")
         self._gated = all(f"gate.{role}.w" in adapted for role in ROLES)
@@ -77,9 +79,11 @@ class Reader:
         adapted = {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items() if name.startswith("p/")}
         inputs = {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items() if name.startswith("i/")}
         try:
-            return cls(Trunk(trunk_file, int(header.get("layers", LAYERS))), adapted, tokenizer(trunk_file), inputs)
+            made = cls(Trunk(trunk_file, int(header.get("layers", LAYERS))), adapted, tokenizer(trunk_file), inputs)
         except (KeyError, RuntimeError) as error:
             raise BaseWeightsError(f"{weights}: these weights do not fit the encoder ({error}); install Pellucid again") from error
+        made.files = (base, weights)
+        return made
 
     def room(self, prompt: str = "") -> int:
         """Tokens of text that are read at once, beside a prompt that is read with them."""
@@ -148,24 +152,6 @@ class Reader:
             early[batch] = pool(x, mask)
             late[batch] = self._heads(pool(self._encode(x, mask, EARLY), mask), role)
         return early, late
-
-    @torch.inference_mode()
-    def states(self, texts: Sequence[str]) -> list[list[tuple[Tensor, list[tuple[int, int]]]]]:
-        """Per (folded) text its windows, one after another, and for each the states of its tokens (tokens, 3 · width), which are the word
-        vector, the state after two thirds of the layers and the last, and the characters each token stands for."""
-        out: list[list[tuple[Tensor, list[tuple[int, int]]]]] = []
-        for text in texts:
-            ids, offsets = self.tokens(text)
-            windows = []
-            for start in range(0, len(ids), TOKENS - 2):
-                part = ids[start : start + TOKENS - 2]
-                row, mask = pad([[self._trunk.bos, *part, self._trunk.eos]], self._trunk.pad)
-                word, two_thirds = self._trunk.embed(row), self._trunk.layers * 2 // 3
-                middle = self._encode(word, mask, 0, two_thirds)
-                last = self._encode(middle, mask, two_thirds)
-                windows.append((torch.cat([word, middle, last], -1)[0, 1:-1], offsets[start : start + TOKENS - 2]))
-            out.append(windows)
-        return out
 
     def _doubt(self, pooled: Tensor, role: str) -> Tensor:
         """(texts, 3 · width) after the first layers → (texts,): below 0 nothing can be wrong (see `gate`)."""

@@ -1,7 +1,8 @@
-"""Which words of a text would people mark as toxic? A small head on the encoder's token states, taught by marked posts.
+"""Which words of a text would people mark as toxic? The guard's encoder, changed once more by low ranks, reads every token; marked posts
+taught it.
 
-    x = [standardised [word vector, state after two thirds of the layers, last state], how often people marked that word]
-    h = gelu(A x + a),   g = gelu(conv₃(h) + c),   logit = o · [h, g] + b, the mean of three such networks
+    h = the encoder's last states, every map W + B·A of the guard changed to W + B·A + D·C      (Hu et al. 2021, low-rank adaptation)
+    logit = w · [h, how often people marked the token's word, how often it was seen, 1] + b
 
 Weights of the classifier (see `explanation`) say what moved its score; this says which words carry the offence. It was taught by spans
 (supervised rationales; SemEval-2021 task 5: Pavlopoulos et al. 2021) and takes no part in any verdict. A token's logit is given to its
@@ -10,119 +11,151 @@ characters; a word takes the greatest of its tokens.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from safety.base_weights import SHA256, BaseWeights
+from safety.encoder import LAYERS, Trunk, encode, pad, tokenizer
 from safety.ensemble import WORD
 from safety.explanation import Weight
 from safety.normalize import View, base_view
+from safety.reader import TOKENS, read_weights
 
-if TYPE_CHECKING:
-    from safety.reader import Reader
-
-MEMBERS, HIDDEN, ROUNDS, BATCH, RATE, DROPPED = 3, 32, 5, 32, 1e-3, 0.3
+RANK, ROUNDS, BATCH, RATE, HEAD_RATE, DROPPED = 8, 3, 32, 1e-3, 3e-3, 0.1
+WARM = 50
+"""Steps over which the rates rise."""
 FOLDS = 5
-"""While the head learns, a text's words are counted in the other folds only: else it would believe the counts too much."""
+"""While it learns, a text's words are counted in the other folds only: else it would believe the counts too much."""
 RARE = 3
 """Words that are seen less often are forgotten."""
 Counts = dict[str, tuple[int, int]]
 """Word → how often people marked it, how often it was there."""
-Window = tuple[Tensor, Tensor, Tensor]
-"""States, what was counted and labels of the tokens of one window."""
 HELD = 10
 """Every so many-th text is kept aside, to choose the threshold on."""
-FORMAT = "pellucid-spans-1"
+FORMAT = "pellucid-spans-2"
 Say = Callable[[str], None]
+Places = list[tuple[int, int]]
 
 
 class SpanError(Exception):
     """The weights are missing or are not what they should be."""
 
 
-class _Member(nn.Module):
-    """One of the networks."""
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens that are read at once."""
 
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(inputs, hidden)
-        self.around = nn.Conv1d(hidden, hidden, 3, padding=1)
-        self.last = nn.Linear(2 * hidden, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(x, 0.1, self.training)
-        h = F.dropout(F.gelu(self.first(x)), DROPPED, self.training)
-        g = F.dropout(F.gelu(self.around(h.transpose(1, 2)).transpose(1, 2)), DROPPED, self.training)
-        found: Tensor = self.last(torch.cat([h, g], -1))[..., 0]
-        return found
+    ids: list[int]
+    places: Places
+    """The characters that each stands for."""
+    known: Tensor
+    """(tokens, 3): see `counted`."""
+    label: Tensor
+    """(tokens,): 1 where people marked most of it."""
 
 
-class SpanHead(nn.Module):
-    """Token states to logits. Immutable once loaded."""
+class SpanReader:
+    """Texts to the logit of every word. Immutable once loaded."""
 
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, states: int, hidden: int = HIDDEN) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(states))
-        self.register_buffer("spread", torch.ones(states))
+    def __init__(self, base: Path, weights: Path, changes: Mapping[str, Tensor] | None = None) -> None:
+        """`base` and `weights`: the files of the guard's encoder, which are read in float32. Without `changes` it begins anew: A random,
+        B zero. Raises BaseWeightsError."""
+        arrays, header = read_weights(weights)
+        guards = {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items() if name.startswith("p/")}
+        trunk_file = BaseWeights(base, header.get("base", SHA256))
+        self._trunk, self._split = Trunk(trunk_file, int(header.get("layers", LAYERS))), tokenizer(trunk_file)
+        self._kept = {name: guards[name] for name in self._trunk.replaced}
+        for name in self._trunk.weights:
+            self._trunk.weights[name] = self._trunk.weights[name] + guards[f"{name}.B"] @ guards[f"{name}.A"]
+        self.encoder = hashlib.sha256(weights.read_bytes()).hexdigest()
+        """Of the weights that it was taught on: with others it would mark at random."""
+        self.changes = dict(changes or self._initial())
+        """`map.A`, `map.B` and `head.w` (width + 3,), `head.b` (1,)."""
         self.counts: Counts = {}
-        self.members = nn.ModuleList(_Member(states + 3, hidden) for _ in range(MEMBERS))
         self.threshold = 0.0
         """Logit from which a word counts as marked."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(texts, tokens, inputs) → (texts, tokens); see `inputs` for x."""
-        return torch.stack([member(x) for member in self.members]).mean(0)
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"head.w": (self._trunk.shape.width + 3,), "head.b": (1,)}
+        for name, weight in self._trunk.weights.items():
+            shapes |= {f"{name}.A": (RANK, weight.shape[1]), f"{name}.B": (weight.shape[0], RANK)}
+        return shapes
 
-    def inputs(self, states: Tensor, known: Tensor) -> Tensor:
-        """(tokens, states), (tokens, 3) → (tokens, states + 3): states in units of their spread over the training texts, and `counted`."""
-        return torch.cat([(states.float() - self.mean) / self.spread, known], 1)
+    def _initial(self) -> dict[str, Tensor]:
+        made = {name: torch.zeros(shape) for name, shape in self._shapes().items()}
+        for name, value in made.items():
+            if name.endswith(".A"):
+                value.normal_(std=value.shape[1] ** -0.5)
+        made["head.b"].fill_(-2.0)
+        return made
 
     def save(self, path: Path) -> None:
         """Sixteen bits a number, no pickle."""
-        arrays = {name: value.numpy().astype(np.float16) for name, value in self.state_dict().items()}
+        arrays = {f"p/{name}": value.detach().numpy().astype(np.float16) for name, value in self.changes.items()}
         words = np.frombuffer("\n".join(self.counts).encode(), np.uint8)
         counts = np.array(list(self.counts.values()), np.uint16).reshape(-1, 2)
-        facts = {"format": np.array(FORMAT), "threshold": np.array(self.threshold), "words": words, "counts": counts}
-        np.savez_compressed(path, **facts, **arrays)  # type: ignore[arg-type]
+        facts = {"format": np.array(FORMAT), "encoder": np.array(self.encoder), "threshold": np.array(self.threshold)}
+        np.savez_compressed(path, words=words, counts=counts, **facts, **arrays)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: Path) -> SpanHead:
-        """Raises SpanError for a file that is missing, damaged or of another format."""
+    def load(cls, path: Path, base: Path, weights: Path) -> SpanReader:
+        """Raises SpanError for a file that is missing, damaged, of another format or for another encoder; BaseWeightsError."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             if str(arrays.pop("format")) != FORMAT:
                 raise SpanError(f"{path}: not a file of span weights")
-            threshold = float(arrays.pop("threshold"))
+            threshold, encoder = float(arrays.pop("threshold")), str(arrays.pop("encoder"))
             words, counts = arrays.pop("words").tobytes().decode().split("\n"), arrays.pop("counts").tolist()
-            head = cls(arrays["mean"].shape[0], arrays["members.0.first.weight"].shape[0])
-            head.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()})
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+            made = cls(base, weights, {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()})
+            if {name: value.shape for name, value in made.changes.items()} != {
+                name: value.shape for name, value in made._initial().items()
+            }:
+                raise ValueError("they are of another shape")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise SpanError(f"{path}: the span weights cannot be read ({error}); install Pellucid again") from error
-        head.threshold = threshold
-        head.counts = {word: (marked, seen) for word, (marked, seen) in zip(words, counts, strict=False)}
-        return head.eval()
+        if made.encoder != encoder:
+            raise SpanError(f"{path}: the span weights were taught on another encoder; run `pellucid safety spans` for this one")
+        made.threshold = threshold
+        made.counts = {word: (marked, seen) for word, (marked, seen) in zip(words, counts, strict=False)}
+        return made
+
+    def windows(self, text: str, counts: Counts, gold: frozenset[int] = frozenset()) -> list[Window]:
+        """The text, one window after another."""
+        view = base_view(text)
+        cut: Any = self._split.encode(view.text, add_special_tokens=False)
+        found = []
+        for start in range(0, len(cut.ids), TOKENS - 2):
+            spans = places(view, cut.offsets[start : start + TOKENS - 2])
+            label = [float(b > a and 2 * len(gold.intersection(range(a, b))) > b - a) for a, b in spans]
+            found.append(Window(list(cut.ids[start : start + TOKENS - 2]), spans, counted(text, spans, counts), torch.tensor(label)))
+        return found
+
+    def logits(self, windows: Sequence[Window], dropped: float = 0.0) -> Tensor:
+        """(windows, longest); `dropped` is the share of inputs that are left out while it learns."""
+        ids, mask = pad([[self._trunk.bos, *w.ids, self._trunk.eos] for w in windows], self._trunk.pad)
+        states = encode(self._trunk, {**self._kept, **self.changes}, self._trunk.embed(ids), mask, dropped)[:, 1:-1]
+        known = torch.nn.utils.rnn.pad_sequence([w.known for w in windows], batch_first=True)
+        x = torch.cat([F.dropout(states, dropped), known], -1)
+        return x @ self.changes["head.w"] + self.changes["head.b"]
 
     @torch.inference_mode()
-    def words(self, reader: Reader, text: str) -> list[Weight]:
+    def words(self, text: str) -> list[Weight]:
         """Every word (Chinese: character) and mark of `text` and its logit of being marked."""
-        view = base_view(text)
         characters = np.full(len(text), -np.inf)
-        for states, offsets in reader.states([view.text])[0]:
-            spans = places(view, offsets)
-            logits = self(self.inputs(states, counted(text, spans, self.counts))[None])[0].tolist()
-            for (start, end), logit in zip(spans, logits, strict=True):
+        for window in self.windows(text, self.counts):
+            for (start, end), logit in zip(window.places, self.logits([window])[0].tolist(), strict=True):
                 characters[start:end] = np.maximum(characters[start:end], logit)
         out: list[Weight] = []
         for match in WORD.finditer(text):
@@ -132,7 +165,7 @@ class SpanHead(nn.Module):
         return out
 
 
-def places(view: View, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def places(view: View, offsets: Sequence[tuple[int, int]]) -> Places:
     """The characters of the text as it was written that each token stands for, without the white space before it."""
     found = []
     for start, end in offsets:
@@ -167,62 +200,56 @@ def count(texts: Sequence[str], marked: Sequence[frozenset[int]]) -> Counts:
     return {word: pair for word, pair in out.items() if pair[1] >= RARE}
 
 
-def train(reader: Reader, texts: Sequence[str], marked: Sequence[frozenset[int]], seed: int = 0, say: Say = lambda line: None) -> SpanHead:
-    """Fit the head on texts and the characters that people marked in each. The threshold is the one with the best character F1 on
-    every `HELD`-th text, from which nothing else is learned. One seed, one result. Raises ValueError without marked texts."""
+def train(
+    base: Path, weights: Path, texts: Sequence[str], marked: Sequence[frozenset[int]], seed: int = 0, say: Say = lambda line: None
+) -> SpanReader:
+    """Teach the encoder of `base` and `weights` on texts and the characters that people marked in each. The threshold is the one with the
+    best character F1 on every `HELD`-th text, from which nothing else is learned. One seed and one number of threads, one result. Raises
+    ValueError without marked texts."""
     if len(texts) < 2 * HELD or not any(marked):
         raise ValueError(f"at least {2 * HELD} texts with marked characters are needed")
+    torch.manual_seed(seed)
+    reader = SpanReader(base, weights)
     taught = [i for i in range(len(texts)) if i % HELD]
     folds = [[i for i in taught if i % FOLDS != fold] for fold in range(FOLDS)]
     apart = [count([texts[i] for i in some], [marked[i] for i in some]) for some in folds]
-    windows: list[Window] = []
-    for number, (text, gold) in enumerate(zip(texts, marked, strict=True)):
-        view = base_view(text)
-        for states, offsets in reader.states([view.text])[0] if number % HELD else ():
-            spans = places(view, offsets)
-            label = [float(end > start and 2 * len(gold.intersection(range(start, end))) > end - start) for start, end in spans]
-            windows.append((states.half(), counted(text, spans, apart[number % FOLDS]), torch.tensor(label)))
-        if number % 1000 == 999:
-            say(f"{number + 1} of {len(texts)} texts read")
-    torch.manual_seed(seed)
-    head = SpanHead(windows[0][0].shape[1])
-    sample = torch.cat([states for states, _, _ in windows[::6]]).float()
-    head.mean, head.spread = sample.mean(0), sample.std(0) + 1e-3
-    head.counts = count([texts[i] for i in taught], [marked[i] for i in taught])
-    for number, member in enumerate(head.members):
-        say(f"network {number + 1} of {MEMBERS}")
-        _fit(head, member, windows, random.Random(f"{seed} {number}"), say)
+    _fit(reader, [w for i in taught for w in reader.windows(texts[i], apart[i % FOLDS], marked[i])], random.Random(seed), say)
+    reader.changes = {name: value.detach().half().float() for name, value in reader.changes.items()}
+    reader.counts = count([texts[i] for i in taught], [marked[i] for i in taught])
     aside = [i for i in range(len(texts)) if i % HELD == 0]
-    words = [head.words(reader, texts[i]) for i in aside]
+    words = [reader.words(texts[i]) for i in aside]
     choices = [x / 10 for x in range(-20, 21)]
     scores = [sum(f1(marked[i], chosen(w, c)) for i, w in zip(aside, words, strict=True)) / len(aside) for c in choices]
-    head.threshold = max(zip(scores, choices, strict=True), key=lambda pair: (pair[0], -abs(pair[1])))[1]
-    say(f"threshold {head.threshold}: character F1 {max(scores):.3f} on {len(aside)} texts kept aside")
-    return head.eval()
+    reader.threshold = max(zip(scores, choices, strict=True), key=lambda pair: (pair[0], -abs(pair[1])))[1]
+    say(f"threshold {reader.threshold}: character F1 {max(scores):.3f} on {len(aside)} texts kept aside")
+    return reader
 
 
-def _fit(head: SpanHead, member: nn.Module, windows: Sequence[Window], rng: random.Random, say: Say) -> None:
-    ordered = sorted((w for w in windows if len(w[2])), key=lambda w: len(w[2]))
+def _fit(reader: SpanReader, windows: Sequence[Window], rng: random.Random, say: Say) -> None:
+    ordered = sorted(windows, key=lambda w: len(w.ids))
     batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
-    optimiser = torch.optim.AdamW(member.parameters(), lr=RATE, weight_decay=0.05)
+    for value in reader.changes.values():
+        value.requires_grad_(True)
+    low = [value for name, value in reader.changes.items() if not name.startswith("head")]
+    head = [value for name, value in reader.changes.items() if name.startswith("head")]
+    optimiser = torch.optim.AdamW([{"params": low, "top": RATE}, {"params": head, "top": HEAD_RATE}], betas=(0.9, 0.98), weight_decay=0.01)
     step, steps = 0, ROUNDS * len(batches)
-    member.train()
     for number in range(ROUNDS):
         rng.shuffle(batches)
         total = 0.0
-        for batch in batches:
+        for place, batch in enumerate(batches, 1):
             for group in optimiser.param_groups:
-                group["lr"] = RATE * (1 - step / steps)
-            x = nn.utils.rnn.pad_sequence([head.inputs(states, known) for states, known, _ in batch], batch_first=True)
-            y = nn.utils.rnn.pad_sequence([label for _, _, label in batch], batch_first=True, padding_value=-1.0)
+                group["lr"] = group["top"] * min(1.0, (step + 1) / WARM) * (1 - step / steps)
+            y = torch.nn.utils.rnn.pad_sequence([w.label for w in batch], batch_first=True, padding_value=-1.0)
             seen = y >= 0
-            loss = F.binary_cross_entropy_with_logits(member(x)[seen], y[seen])
+            loss = F.binary_cross_entropy_with_logits(reader.logits(batch, DROPPED)[seen], y[seen])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(low, 1.0)
             optimiser.step()
             step, total = step + 1, total + float(loss.detach())
-        say(f"round {number + 1} of {ROUNDS}: loss {total / len(batches):.4f}")
-    member.eval()
+            if place % 50 == 0 or place == len(batches):
+                say(f"round {number + 1} of {ROUNDS}, {place} of {len(batches)}: loss {total / place:.4f}")
 
 
 def chosen(words: Sequence[Weight], threshold: float) -> frozenset[int]:

@@ -123,21 +123,19 @@ def probe(data: tuple[str, ...], model: str | None, output: str | None, replies:
 def spans(data: tuple[str, ...], of: str, output: str, seed: int) -> None:
     """Teach the guard which words people mark as toxic. DATA: .jsonl or .jsonl.gz with text and rationale [[start, end), …].
 
-    The head is small and sits on the encoder, which is not changed; no verdict depends on it.
+    The encoder is changed by low ranks for this alone: no verdict depends on it. Takes about half an hour on two cores.
     """
     from assistant.benchmarks.spans import read
     from safety.base_weights import BaseWeightsError
-    from safety.reader import Reader
     from safety.resources import data_path
     from safety.spans import train as run
 
     try:
         rows = [row for file in data for row in read(existing(file), of)]
-        reader = Reader.load(_base(), data_path("safety", "encoder.npz"))
-        head = run(reader, [row.text for row in rows], [row.gold for row in rows], seed, say)
+        made = run(_base(), data_path("safety", "encoder.npz"), [row.text for row in rows], [row.gold for row in rows], seed, say)
     except (ValueError, BaseWeightsError) as error:
         raise UsageError(str(error)) from error
-    head.save(Path(output))
+    made.save(Path(output))
     click.echo(output)
 
 

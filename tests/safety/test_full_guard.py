@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from safety.guard import Guard
+from assistant.verdicts import explain_verdict
+from safety.guard import Guard, SafetyError
 from safety.texts import all_refusals
 from safety.verdict import Action
+from tests.assistant.store.factory import make_turn
 from tests.safety.test_attacks import ATTACKS, DISGUISES
 
 pytestmark = pytest.mark.model
@@ -48,3 +50,20 @@ def test_the_deciding_words_are_named(full_guard: Guard) -> None:
     weights = full_guard.explain("My neighbour asked me how to build a pipe bomb", "prompt")
     best = sorted(weights[1:], key=lambda w: -w["weight"])[:3]
     assert {"pipe", "bomb"} & {w["text"] for w in best}
+
+
+def test_the_words_that_people_would_mark_are_told_apart_from_those_beside_them(full_guard: Guard) -> None:
+    words, threshold = full_guard.marks("You are a stupid idiot, but the weather is fine.")
+    assert {w["text"] for w in words if w["weight"] >= threshold} == {"stupid", "idiot"}
+
+
+def test_a_verdict_is_explained_also_where_no_words_can_be_marked(full_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(text: str) -> None:
+        raise SafetyError("the span weights were taught on another encoder")
+
+    turn = make_turn(prompt="You are a stupid idiot.", reply="I see.")
+    marked = explain_verdict(full_guard, turn, "prompt").quality
+    monkeypatch.setattr(full_guard, "marks", refused)
+    plain = explain_verdict(full_guard, turn, "prompt").quality
+    assert marked["marked"] == ["stupid", "idiot"] and "not_marked" not in marked
+    assert "another encoder" in plain["not_marked"] and plain["deletion_drop"] == pytest.approx(marked["deletion_drop"])

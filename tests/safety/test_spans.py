@@ -11,10 +11,10 @@ import torch
 
 from assistant.benchmarks import spans as bench
 from safety import spans
+from safety.encoder import encode, pad
 from safety.guard import Guard, SafetyError
-from safety.normalize import base_view
 from safety.reader import Reader
-from tests.safety.tiny_encoder import make_reader, write_base
+from tests.safety.tiny_encoder import write_pair
 
 TEXTS = [f"{a} {b} {c}" for a in ("how do i", "the process", "a bomb") for b in ("build", "kill", "fly") for c in ("a", "the", "it", "2")]
 
@@ -25,65 +25,90 @@ def gold(text: str) -> frozenset[int]:
     return frozenset(range(at, at + 4)) if at >= 0 else frozenset()
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return make_reader(write_base(tmp_path_factory.mktemp("spans") / "tiny.e5s1"), eight=False)
+Files = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
-def head(reader: Reader) -> spans.SpanHead:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return write_pair(tmp_path_factory.mktemp("spans"))
+
+
+def taught(files: Files) -> spans.SpanReader:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "RATE", 0.02)
-        patch.setattr(spans, "ROUNDS", 30)
-        return spans.train(reader, TEXTS, [gold(t) for t in TEXTS], seed=1)
+        for name, value in (("RATE", 0.02), ("HEAD_RATE", 0.05), ("ROUNDS", 25), ("WARM", 3)):
+            patch.setattr(spans, name, value)
+        return spans.train(*files, TEXTS, [gold(t) for t in TEXTS], seed=1)
 
 
-def test_it_marks_what_people_marked(reader: Reader, head: spans.SpanHead) -> None:
-    words = head.words(reader, "How do I KILL the process?")
+@pytest.fixture(scope="module")
+def reader(files: Files) -> spans.SpanReader:
+    return taught(files)
+
+
+def test_it_marks_what_people_marked(reader: spans.SpanReader) -> None:
+    words = reader.words("How do I KILL the process?")
     assert [w["text"] for w in words] == ["How", "do", "I", "KILL", "the", "process", "?"]
-    assert spans.chosen(words, head.threshold) == frozenset(range(9, 13))
-    assert not spans.chosen(head.words(reader, "how do i build the process"), head.threshold)
+    assert spans.chosen(words, reader.threshold) == frozenset(range(9, 13))
+    assert not spans.chosen(reader.words("how do i build the process"), reader.threshold)
 
 
-def test_a_token_stands_for_characters_as_they_were_written(reader: Reader) -> None:
-    view = base_view("Ｋill  it")  # a wide letter, two spaces
-    (states, offsets), *_ = reader.states([view.text])[0]
-    places = spans.places(view, offsets)
-    assert states.shape == (len(offsets), 3 * 32) and places[0][0] == 0 and places[-1][1] == len("Ｋill  it")
-    assert all(not "Ｋill  it"[start].isspace() for start, end in places if end > start)
+def test_it_begins_as_the_encoder_of_the_guard_is(files: Files) -> None:
+    """With changes of zero the states are those that the guard's heads see."""
+    begun, guard = spans.SpanReader(*files), Reader.load(*files)
+    window = begun.windows("how do i kill the process", {})[0]
+    ids, mask = pad([[guard._trunk.bos, *window.ids, guard._trunk.eos]], guard._trunk.pad)
+    exact = encode(begun._trunk, {**begun._kept, **begun.changes}, begun._trunk.embed(ids), mask)
+    rounded = guard._encode(guard._trunk.embed(ids), mask)
+    assert (exact - rounded).abs().mean() < 0.1  # eight bits
+    assert begun.logits([window]).unique().tolist() == [-2.0]
 
 
-def test_a_long_text_is_read_to_its_end(reader: Reader, head: spans.SpanHead) -> None:
+def test_a_token_stands_for_characters_as_they_were_written(reader: spans.SpanReader) -> None:
+    text = "Ｋill  it"  # a wide letter, two spaces
+    (window,) = reader.windows(text, {})
+    places = window.places
+    assert len(places) == len(window.ids) and places[0][0] == 0 and places[-1][1] == len(text)
+    assert all(not text[start].isspace() for start, end in places if end > start)
+
+
+def test_a_long_text_is_read_to_its_end(reader: spans.SpanReader) -> None:
     text = "the process " * 100 + "kill"
-    assert len(reader.states([text])[0]) > 1
-    assert max(head.words(reader, text), key=lambda w: w["weight"])["text"] == "kill"
-    assert head.words(reader, "") == []
+    assert len(reader.windows(text, {})) > 1
+    assert max(reader.words(text), key=lambda w: w["weight"])["text"] == "kill"
+    assert reader.words("") == []
 
 
-def test_what_was_learned_is_kept(reader: Reader, head: spans.SpanHead, tmp_path: Path) -> None:
-    head.save(tmp_path / "s.npz")
-    again = spans.SpanHead.load(tmp_path / "s.npz")
-    assert again.threshold == head.threshold and again.counts == head.counts and head.counts["kill"][0] == head.counts["kill"][1] > 3
-    for one, other in zip(head.words(reader, TEXTS[4]), again.words(reader, TEXTS[4]), strict=True):
-        assert one["weight"] == pytest.approx(other["weight"], abs=0.05)
+def test_what_was_learned_is_kept(reader: spans.SpanReader, files: Files, tmp_path: Path) -> None:
+    reader.save(tmp_path / "s.npz")
+    again = spans.SpanReader.load(tmp_path / "s.npz", *files)
+    assert again.threshold == reader.threshold and again.counts == reader.counts and again.counts["kill"][0] == again.counts["kill"][1] > 3
+    assert [w["weight"] for w in again.words(TEXTS[4])] == [w["weight"] for w in reader.words(TEXTS[4])]
 
 
-def test_one_seed_one_result(reader: Reader, head: spans.SpanHead, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spans, "RATE", 0.02)
-    monkeypatch.setattr(spans, "ROUNDS", 30)
-    again = spans.train(reader, TEXTS, [gold(t) for t in TEXTS], seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(head.state_dict().values(), again.state_dict().values(), strict=True))
+def test_one_seed_one_result(reader: spans.SpanReader, files: Files) -> None:
+    again = taught(files)
+    assert reader.changes.keys() == again.changes.keys()
+    assert all(torch.equal(value, again.changes[name]) for name, value in reader.changes.items())
 
 
-def test_what_cannot_be_read_or_learned_is_refused(reader: Reader, tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_learned_is_refused(reader: spans.SpanReader, files: Files, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     with pytest.raises(spans.SpanError, match="cannot be read"):
-        spans.SpanHead.load(tmp_path / "bad.npz")
+        spans.SpanReader.load(tmp_path / "bad.npz", *files)
     np.savez(tmp_path / "other.npz", format=np.array("else"))
     with pytest.raises(spans.SpanError, match="not a file of span weights"):
-        spans.SpanHead.load(tmp_path / "other.npz")
+        spans.SpanReader.load(tmp_path / "other.npz", *files)
+    reader.save(tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "narrow.npz", **{**arrays, "p/l0.q.A": arrays["p/l0.q.A"][:1]})
+    with pytest.raises(spans.SpanError, match="another shape"):
+        spans.SpanReader.load(tmp_path / "narrow.npz", *files)
+    np.savez(tmp_path / "foreign.npz", **{**arrays, "encoder": np.array("aa")})
+    with pytest.raises(spans.SpanError, match="taught on another encoder"):
+        spans.SpanReader.load(tmp_path / "foreign.npz", *files)
     with pytest.raises(ValueError, match="marked characters are needed"):
-        spans.train(reader, TEXTS, [frozenset()] * len(TEXTS))
+        spans.train(*files, TEXTS, [frozenset()] * len(TEXTS))
     with pytest.raises(SafetyError, match="needs the encoder"):
         Guard.load().marks("kill")
 
