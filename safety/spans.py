@@ -119,9 +119,7 @@ class SpanReader:
             threshold, encoder = float(arrays.pop("threshold")), str(arrays.pop("encoder"))
             words, counts = arrays.pop("words").tobytes().decode().split("\n"), arrays.pop("counts").tolist()
             made = cls(base, weights, {name[2:]: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()})
-            if {name: value.shape for name, value in made.changes.items()} != {
-                name: value.shape for name, value in made._initial().items()
-            }:
+            if {name: tuple(value.shape) for name, value in made.changes.items()} != made._shapes():
                 raise ValueError("they are of another shape")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise SpanError(f"{path}: the span weights cannot be read ({error}); install Pellucid again") from error
