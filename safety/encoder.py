@@ -63,9 +63,16 @@ class Trunk:
 
     def embed(self, ids: Tensor) -> Tensor:
         """(batch, length) ids → (batch, length, width); what the first layer reads."""
+        return self.placed(*self.words(ids))
+
+    def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, length) ids → the vectors of the different ones (distinct, width), and which of these stands where (batch, length)."""
         distinct, place = torch.unique(ids, return_inverse=True)
-        words = torch.from_numpy(dequantised(self._words[distinct.numpy()]))[place]
-        x = words + self.position[: ids.shape[1]] + self.type
+        return torch.from_numpy(dequantised(self._words[distinct.numpy()])), place
+
+    def placed(self, words: Tensor, place: Tensor) -> Tensor:
+        """What `words` gives → (batch, length, width), with what tells the positions apart."""
+        x = words[place] + self.position[: place.shape[1]] + self.type
         return F.layer_norm(x, (self.shape.width,), *self.norm, self.shape.epsilon)
 
 
@@ -92,8 +99,10 @@ def encode(trunk: Trunk, p: Parameters, x: Tensor, mask: Tensor, dropped: float 
     return x
 
 
-def pool(x: Tensor, mask: Tensor) -> Tensor:
-    """(batch, length, width) → (batch, 3 · width): mean, first token, greatest."""
+def pool(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(batch, length, width) → (batch, 3 · width): mean, first token, greatest. Without a mask nothing is padding."""
+    if mask is None:
+        return torch.cat([x.sum(1) / x.shape[1], x[:, 0], x.amax(1)], 1)
     keep = mask[..., None]
     mean = (x * keep).sum(1) / keep.sum(1)
     return torch.cat([mean, x[:, 0], x.masked_fill(~keep, -math.inf).amax(1)], 1)

@@ -43,6 +43,8 @@ PROMPT = 32
 EARLY = 2
 """Layers before the gate."""
 _BUDGET = 1024  # padded tokens in a batch
+_Begin = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+_End = Callable[[Tensor], Tensor]
 _LEVELS = 127.0  # half of what eight bits hold: sums of products stay inside sixteen bits, outliers have room above
 
 
@@ -58,7 +60,8 @@ class Reader:
         eight = inputs is not None and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn")
         self._gated = all(f"gate.{role}.w" in adapted for role in ROLES)
         self._maps: dict[str, Callable[[Tensor], Tensor]] = {}
-        self._traced: dict[tuple[int, int | None], Callable[[Tensor], Tensor]] = {}
+        self._traced: dict[str, tuple[_Begin, _End]] = {}
+        """For each role."""
         for layer in range(trunk.layers):
             for group, names in GROUPS.items():
                 full = [f"l{layer}.{name}" for name in names]
@@ -121,21 +124,34 @@ class Reader:
         return out
 
     def _read(self, rows: Sequence[Sequence[int]], role: str, whole: bool, most: int | None) -> Tensor:
-        ids, mask = pad(rows, self._trunk.pad)
-        x = self._trunk.embed(ids)
+        mask: Tensor | None = None
+        if len(set(map(len, rows))) == 1:
+            ids = torch.tensor(rows)
+        else:
+            ids, mask = pad(rows, self._trunk.pad)
+        words, place = self._trunk.words(ids)
         if whole or not self._gated:
-            return self._heads(pool(self._encode(x, mask), mask), role)
-        x = self._encode(x, mask, 0, EARLY)
-        pooled = pool(x, mask)
-        out = F.linear(pooled, self._p[f"early.{role}.w"], self._p[f"early.{role}.b"])
-        gate = self._doubt(pooled, role)
+            return self._end(self._trunk.placed(words, place), mask, role, 0)
+        traced = self._traced.get(role) if mask is None else None
+        x, out, gate = traced[0](words, place) if traced else self._begin(words, place, mask, role)
         further = gate > 0
         if most is not None and int(further.sum()) > most:
             further &= gate >= gate.topk(most).values[-1]
         if further.any():
-            x, mask = x[further], mask[further]
-            out[further] = self._heads(pool(self._encode(x, mask, EARLY), mask), role)
+            x, mask = x[further], None if mask is None else mask[further]
+            out[further] = traced[1](x) if traced else self._end(x, mask, role, EARLY)
         return out
+
+    def _begin(self, words: Tensor, place: Tensor, mask: Tensor | None, role: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What `Trunk.words` gives → the output of the layers before the gate (texts, length, width), the scores estimated from it, and
+        the doubt."""
+        x = self._encode(self._trunk.placed(words, place), mask, 0, EARLY)
+        pooled = pool(x, mask)
+        return x, F.linear(pooled, self._p[f"early.{role}.w"], self._p[f"early.{role}.b"]), self._doubt(pooled, role)
+
+    def _end(self, x: Tensor, mask: Tensor | None, role: str, first: int) -> Tensor:
+        """What goes into layer `first` → the scores (texts, OUTPUTS)."""
+        return self._heads(pool(self._encode(x, mask, first), mask), role)
 
     @torch.inference_mode()
     def pooled(self, texts: Sequence[str], role: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -161,16 +177,10 @@ class Reader:
     def _heads(self, pooled: Tensor, role: str) -> Tensor:
         return F.linear(pooled, self._p[f"head.{role}.w"], self._p[f"head.{role}.b"])
 
-    def _encode(self, x: Tensor, mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """As `encoder.encode`, with merged maps: the layers from `first` up to `last`."""
-        if bool(mask.all()):
-            traced = self._traced.get((first, last))
-            return self._layers(x, None, first, last) if traced is None else traced(x)
-        bias = torch.zeros(len(x), 1, 1, x.shape[1]).masked_fill(~mask[:, None, None], -math.inf)
-        return self._layers(x, bias, first, last)
-
-    def _layers(self, x: Tensor, bias: Tensor | None, first: int, last: int | None) -> Tensor:
+    def _encode(self, x: Tensor, mask: Tensor | None, first: int = 0, last: int | None = None) -> Tensor:
+        """As `encoder.encode`, with merged maps: the layers from `first` up to `last`. Without a mask nothing is padding."""
         batch, length, width = x.shape
+        bias = None if mask is None else torch.zeros(batch, 1, 1, length).masked_fill(~mask[:, None, None], -math.inf)
         heads, epsilon = self._trunk.shape.heads, self._trunk.shape.epsilon
         for i in range(first, self._trunk.layers if last is None else last):
             at = f"l{i}."
@@ -184,15 +194,23 @@ class Reader:
 
     @torch.inference_mode()
     def trace(self) -> None:
-        """Have the layers before the gate, and those after it, computed in one call each from now on: the same numbers, but Python's lock
-        is not asked for between any two of their hundred steps, which takes half of the time where other threads want it as well."""
+        """Have everything up to the gate, and everything after it, computed in one call each from now on, where nothing is padding: the
+        same numbers, but Python's lock is not asked for between any two of their hundred steps, which takes more than half of the time
+        where other threads want it as well."""
+        if not self._gated:
+            return
         packed = [apply.packed for apply in self._maps.values() if isinstance(apply, _Rounded)]
-        example = torch.zeros(1, 8, self._trunk.shape.width)
-        for first, last in ((0, EARLY), (EARLY, None)):
-            with warnings.catch_warnings():  # sizes that are read from the input are seen to change with it
-                warnings.simplefilter("ignore")
-                run = _Layers(functools.partial(self._layers, bias=None, first=first, last=last), packed)
-                self._traced[first, last] = torch.jit.trace(run, (example,), check_trace=False)  # type: ignore[no-untyped-call]
+        width = self._trunk.shape.width
+        words, place, x = torch.zeros(3, width), torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8, width)
+        with warnings.catch_warnings():  # sizes that are read from the input are seen to change with it
+            warnings.simplefilter("ignore")
+            for role in ROLES:
+                begin = _Traced(functools.partial(self._begin, mask=None, role=role), packed)
+                end = _Traced(functools.partial(self._end, mask=None, role=role, first=EARLY), packed)
+                self._traced[role] = (
+                    torch.jit.trace(begin, (words, place), check_trace=False),  # type: ignore[no-untyped-call]
+                    torch.jit.trace(end, (x,), check_trace=False),  # type: ignore[no-untyped-call]
+                )
 
     def watch(self, seen: Callable[[str, Tensor], None]) -> None:
         """Call `seen(group, input)` for the input of every group of maps from now on (to measure the rounding steps)."""
@@ -228,18 +246,18 @@ class _Rounded:
         return out.view(*x.shape[:-1], -1)
 
 
-class _Layers(torch.nn.Module):
-    """Some of the layers, as tracing wants them: with the packed weights as attributes."""
+class _Traced(torch.nn.Module):
+    """A part of the reading, as tracing wants it: with the packed weights as attributes."""
 
-    def __init__(self, run: Callable[[Tensor], Tensor], packed: Iterable[object]) -> None:
+    def __init__(self, run: Callable[..., Any], packed: Iterable[object]) -> None:
         super().__init__()
         self._run = run
         for i, weights in enumerate(packed):
             setattr(self, f"packed{i}", weights)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, length, width) → the same."""
-        return self._run(x)
+    def forward(self, *inputs: Tensor) -> Any:
+        """As `run`."""
+        return self._run(*inputs)
 
 
 def measure_inputs(trunk: Trunk, adapted: Mapping[str, Tensor], split: object, texts: Iterable[str]) -> dict[str, Tensor]:
