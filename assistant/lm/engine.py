@@ -277,8 +277,8 @@ class Engine:
             if past:  # a query at position p looks at keys 0 … p
                 mask = torch.arange(past + new, device=self.device) <= positions.unsqueeze(1)
                 mask = mask.view(1, 1, new, past + new)
-            if self.kernels.columns and prefill.suits(self.model):
-                last = prefill.read(self.model, torch.tensor(chunk), self.cache, mask)
+            if (read := prefill.reader(self.model, columns=self.kernels.columns)) is not None:
+                last = read(self.model, torch.tensor(chunk), self.cache, mask)
             else:
                 batch = torch.tensor([chunk], device=self.device)
                 last = self.model(batch, positions=positions.unsqueeze(0), mask=mask, cache=self.cache)[0, -1]

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from assistant.lm.decode import Decoder, Layer, Step
+from assistant.lm.decode import Decoder, Layer, Run, Step
 from assistant.lm.kv_cache import KVCache
 from assistant.lm.transformer import Transformer
 from assistant.lm.weights import PackedBlock
@@ -51,7 +51,6 @@ class GraphDecoder(Decoder):
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         super().__init__(model, packed, cache)
-        self.run = self.step  # scripting would be recorded all the same
         self.still = Still(model.config, self.step.layers, self.step.norm)
         self.token = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.at = torch.zeros(1, dtype=torch.long, device=cache.device)
@@ -60,6 +59,9 @@ class GraphDecoder(Decoder):
         """The store (layers, 2, K, size, d) that the recording reads and writes."""
         self.logits = self.hidden = torch.zeros(0)
         self.records = cache.device.type == "cuda"
+
+    def _accelerated(self) -> Run:
+        return self.step  # a trace would be recorded all the same
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:

@@ -4,7 +4,8 @@ int4: w = scale · (q − 8) + zero in blocks of 32, as `quantize.py` packs them
 weight of the row at 127 (weight-only: what is multiplied with stays bfloat16).
 """
 
-# TorchScript reads the annotations of `int4_product` as types, so this module must not postpone them.
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
 from typing import Any, Protocol

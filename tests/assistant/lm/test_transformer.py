@@ -1,5 +1,7 @@
 """The model's arithmetic: dense, cached, token by token, batched and packed all say the same. (Every family: test_families.py.)"""
 
+import copy
+
 import pytest
 import torch
 
@@ -49,13 +51,36 @@ def test_reading_a_prompt_feature_by_feature_equals_the_dense_model(tiny):
     assert (prefill.read(model, ids[0, 12:], caches[1], mask) - whole[-1]).abs().max() < 1e-4
     for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
         assert torch.allclose(one[:, :, :20], other[:, :, :20], atol=1e-5)
-    assert prefill.suits(model)
+    assert prefill.reader(model, columns=True) is prefill.read and prefill.reader(model, columns=False) is None
     with torch.device("meta"):
-        assert not prefill.suits(Transformer(config))
+        assert prefill.reader(Transformer(config), columns=True) is None
 
 
 @torch.inference_mode()
-def test_the_scripted_step_gives_the_bits_of_plain_python(tiny, monkeypatch):
+@pytest.mark.parametrize("rest", [{}, {"qk_norm": True}, {"qkv_bias": True}])
+def test_reading_a_prompt_in_bfloat16_is_as_near_the_exact_model_as_the_dense_way(rest):
+    torch.manual_seed(0)
+    config = Config(96, 64, 3, 4, 2, 96, 64, **rest)
+    exact = Transformer(config)
+    for weights in exact.parameters():
+        weights.copy_(0.1 * torch.randn_like(weights) if weights.dim() > 1 else 1 + 0.1 * torch.randn_like(weights))
+    halves = copy.deepcopy(exact)
+    halves.blocks.bfloat16()
+    ids = torch.randint(0, config.vocab_size, (20,))
+    dense, cache = KVCache(config, 64, CPU), KVCache(config, 64, CPU)
+    read = prefill.reader(halves, columns=False)
+    assert read is prefill.read_halves
+    read(halves, ids[:12], cache)
+    cache.advance(ids[:12].tolist())
+    last = read(halves, ids[12:], cache, (torch.arange(20) <= torch.arange(12, 20).unsqueeze(1)).view(1, 1, 8, 20))
+    wanted, other = exact(ids.unsqueeze(0))[0, -1], halves(ids.unsqueeze(0), cache=dense)[0, -1]
+    assert 0 < (last - wanted).norm() < 2 * (other - wanted).norm()
+    for one, two in zip(dense.layers, cache.layers, strict=True):
+        assert torch.allclose(one[:, :, :20], two[:, :, :20], atol=0.1)
+
+
+@torch.inference_mode()
+def test_the_traced_step_gives_the_bits_of_plain_python(tiny, monkeypatch):
     config, model, packed = tiny
     decoders = []
     for plain in ("", "1"):
@@ -69,10 +94,10 @@ def test_the_scripted_step_gives_the_bits_of_plain_python(tiny, monkeypatch):
 def test_without_torchscript_the_plain_step_runs(tiny, monkeypatch):
     config, model, _ = tiny
 
-    def gone(*args):
-        raise RuntimeError("torch.jit.script is not supported in Python 3.14+")
+    def gone(*args, **kwargs):
+        raise RuntimeError("torch.jit.trace is not supported in Python 3.14+")
 
-    monkeypatch.setattr(torch.jit, "script", gone)
+    monkeypatch.setattr(torch.jit, "trace", gone)
     decoder = Decoder(model, None, KVCache(config, 64, CPU))
     assert decoder.run is decoder.step and torch.isfinite(decoder(1)).all()
 
