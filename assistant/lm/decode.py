@@ -261,6 +261,8 @@ class Decoder:
 
     def _accelerated(self) -> Run:
         c = self.step
+        if self.cache.device.type not in ("cpu", "mps"):
+            return cast(Run, c)
         store = torch.zeros(len(c.layers), 2, c.kv, 4, c.d, device=self.cache.device)
         return accelerated(c, (self.embedded(0), *self.angles(0), *look(store, 3, 0)))
 

@@ -61,7 +61,7 @@ class GraphDecoder(Decoder):
         self.records = cache.device.type == "cuda"
 
     def _accelerated(self) -> Run:
-        return self.step  # a trace would be recorded all the same
+        return cast(Run, self.step)  # a trace would be recorded all the same
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:

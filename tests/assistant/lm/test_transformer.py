@@ -62,8 +62,8 @@ def test_reading_a_prompt_in_bfloat16_is_as_near_the_exact_model_as_the_dense_wa
     torch.manual_seed(0)
     config = Config(96, 64, 3, 4, 2, 96, 64, **rest)
     exact = Transformer(config)
-    for weights in exact.parameters():
-        weights.copy_(0.1 * torch.randn_like(weights) if weights.dim() > 1 else 1 + 0.1 * torch.randn_like(weights))
+    for parameter in exact.parameters():
+        parameter.copy_(0.1 * torch.randn_like(parameter) if parameter.dim() > 1 else 1 + 0.1 * torch.randn_like(parameter))
     halves = copy.deepcopy(exact)
     halves.blocks.bfloat16()
     ids = torch.randint(0, config.vocab_size, (20,))
