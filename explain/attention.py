@@ -3,9 +3,10 @@
 What a head takes from a position is the attention it pays times the length of the value vector there (Kobayashi et al. 2020,
 arXiv:2004.10102); how the reply changes with that value vector is its gradient times the vector. `learned-attention` weighs both, head
 by head and layer by layer, by coefficients fitted once, so that their sum predicts what leaving a piece out would do (as in Cohen-Wang
-et al. 2025, "AT2", which weighs attention alone; heads differ: most of them look at places that change nothing). `attention-rollout`
-multiplies the averaged attention through the layers (Abnar & Zuidema 2020, arXiv:2005.00928): an inside view, not an attribution, and no
-better than chance here.
+et al. 2025, "AT2", which weighs attention alone; heads differ: most of them look at places that change nothing). A piece with ten times
+the attention does not change the reply ten times as much: each number is weighed together with its roots. `attention-rollout` multiplies
+the averaged attention through the layers (Abnar & Zuidema 2020, arXiv:2005.00928): an inside view, not an attribution, and no better than
+chance here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 from explain.problem import Problem, Scores
 
 LEARNED, ROLLOUT = "learned-attention", "attention-rollout"
+POWERS = (1.0, 0.5, 0.25)
+"""What the numbers of a piece are weighed as: themselves, their roots, and the roots of those."""
 
 
 def taken(problem: Problem, method: str = LEARNED) -> Tensor:
@@ -31,20 +34,26 @@ def by_piece(problem: Problem, positions: Tensor) -> Tensor:
     return torch.stack([torch.stack([positions[:, a:b].sum(-1) for a, b in unit.spans]).sum(0) for unit in problem.features], -1)
 
 
+def powers(pieces: Tensor) -> Tensor:
+    """(N, F) → (3 N, F): `POWERS` of what was found for each piece, with its sign."""
+    return torch.cat([pieces.sign() * pieces.abs() ** power for power in POWERS])
+
+
 def learned(problem: Problem) -> Scores:
     """One row for everything that is explained. Raises ValueError when no coefficients were fitted for this model."""
     theta = problem.coefficients
     if theta is None:
         raise ValueError(f"{LEARNED} has no coefficients for this model: fit them with `pellucid explain fit`, or choose ablation")
     found = taken(problem)
-    if theta.numel() != len(found):
-        raise ValueError(f"the coefficients are {theta.numel()}, this model needs {len(found)}: fit them again with `pellucid explain fit`")
+    needed = len(POWERS) * len(found)
+    if theta.numel() != needed:
+        raise ValueError(f"the coefficients are {theta.numel()}, this model needs {needed}: fit them again with `pellucid explain fit`")
     problem.on_batch(1)
     if not torch.isfinite(found).all():
         raise FloatingPointError("the gradients are not finite numbers: explain by ablation")
-    positions = theta.flatten().float() @ found
-    row = by_piece(problem, positions.unsqueeze(0))[0].tolist()
-    card = {"coefficients": len(found), "format_share": _share(problem, positions[: problem.target.prompt_length])}
+    theta = theta.flatten().float()
+    row = (theta @ powers(by_piece(problem, found))).tolist()
+    card = {"coefficients": needed, "format_share": _share(problem, theta @ powers(found[:, : problem.target.prompt_length]))}
     return Scores([row], [problem.label()], card)
 
 

@@ -32,7 +32,7 @@ class Problem:
     seed: int = 0
     batch: int = 16
     coefficients: Tensor | None = None
-    """(layers, heads) of learned attention."""
+    """(N,) of learned attention (`attention.learned`)."""
     on_batch: Callable[[int], None] = lambda rows: None
     """Told how many sequences were just scored; may raise to stop."""
     known: dict[bytes, Tensor] = field(default_factory=dict)

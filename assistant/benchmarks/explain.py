@@ -52,7 +52,7 @@ def bench(settings: Settings, path: Path, rounds: int = 3) -> dict[str, Any]:
         return action
 
     c = engine.model.config
-    heads = torch.zeros(c.n_layers * (c.n_heads + c.n_kv_heads))
+    heads = torch.zeros(len(attention.POWERS) * c.n_layers * (c.n_heads + c.n_kv_heads))
 
     def with_heads(problem: Problem) -> Any:
         problem.coefficients = heads

@@ -24,6 +24,8 @@ from explain.units import characters, group
 
 REPLY_TOKENS = 24
 CONTEXTCITE_SUBSETS = 32
+RIDGE = 0.5
+"""Of the coefficients of learned attention, by cross-validation over the prompts they are fitted on."""
 SANITY_ORDERS, SANITY_STEPS = 4, 8
 PEERS: dict[str, Callable[[Problem], Sequence[float]]] = {
     "captum: token replaced": lambda problem: replaced(problem),
@@ -207,12 +209,12 @@ def fit(engine: Engine, prompts: Sequence[str], *, subsets: int = 24, progress: 
     features, masks, actual = [], [], []
     for i, text in enumerate(prompts):
         problem = problem_of(engine, text)
-        features.append(attention.by_piece(problem, attention.taken(problem)))
+        features.append(attention.powers(attention.by_piece(problem, attention.taken(problem))))
         mask, outcome = evaluation.outcomes(problem, subsets, seed=i)
         masks.append(mask)
         actual.append(outcome)
         progress(f"{i + 1} of {len(prompts)} prompts", (i + 1) / len(prompts))
-    theta = evaluation.fit_heads(features, masks, actual)
+    theta = evaluation.fit_heads(features, masks, actual, ridge=RIDGE)
     return {
         "model": engine.info.name, "sha256": engine.info.sha256, "method": attention.LEARNED, "prompts": len(prompts),
         "subsets_a_prompt": subsets, "coefficients": [float(f"{value:.4g}") for value in theta.tolist()],

@@ -7,6 +7,7 @@ from assistant.benchmarks import faithfulness as bench
 from assistant.benchmarks import spans
 from assistant.lm.engine import Engine
 from explain import evaluation
+from explain.attention import POWERS
 from explain.problem import Problem
 from explain.units import Unit
 from tests.explain.test_methods import Additive
@@ -59,7 +60,7 @@ def test_all_methods_are_judged_on_a_model(engine):
     fitted = bench.fit(engine, ["one two three four", "甲乙丙丁"], subsets=8)
     theta = torch.tensor(fitted["coefficients"])
     c = engine.model.config
-    assert theta.shape == (c.n_layers * (c.n_heads + c.n_kv_heads),) and fitted["sha256"] == engine.info.sha256
+    assert theta.shape == (len(POWERS) * c.n_layers * (c.n_heads + c.n_kv_heads),) and fitted["sha256"] == engine.info.sha256
     result = bench.evaluate(engine, {"en": ["the sky is blue"], "zh": ["天空是蓝色的"]}, theta)
     assert set(result["methods"]) == {*bench.COMPARED, "random"}
     for row in result["methods"].values():

@@ -158,10 +158,13 @@ def test_learned_attention_is_the_weighted_sum_of_what_the_heads_took(engine):
     weights, lengths, pulls = scorer.listening(range(scorer.reply_length))
     assert torch.allclose(weights, scorer.attention(scorer.prompt_length - 1), atol=1e-6)
     assert pulls.shape == (c.n_layers, c.n_kv_heads, weights.shape[-1]) and lengths.shape == (c.n_layers, c.n_heads, weights.shape[-1])
-    theta = torch.zeros(c.n_layers * (c.n_heads + c.n_kv_heads))
-    theta[c.n_heads + 2], theta[-1] = 3.0, -2.0  # one head of the second layer, the last key-value head of the last
+    size = c.n_layers * (c.n_heads + c.n_kv_heads)
+    theta = torch.zeros(3 * size)
+    theta[c.n_heads + 2], theta[size - 1] = 3.0, -2.0  # one head of the second layer, the last key-value head of the last
+    theta[2 * size - 1], theta[2 * size + c.n_heads + 2] = 0.5, -0.7  # roots of the second, and roots of roots of the first
     a = explain(engine, scorer, pieces, method="learned-attention", coefficients=theta)
-    expected = 3.0 * weights[1, 2].sum(0) * lengths[1, 2] - 2.0 * pulls[-1, -1]
+    took, pulled = weights[1, 2].sum(0) * lengths[1, 2], pulls[-1, -1]
+    expected = 3.0 * took - 2.0 * pulled + 0.5 * pulled.sign() * pulled.abs().sqrt() - 0.7 * took**0.25
     assert a.totals[1:6] == pytest.approx(expected[1:6].tolist(), abs=1e-4) and len(a.scores) == 1
     with pytest.raises(ValueError, match=f"coefficients are 2, this model needs {len(theta)}"):
         explain(engine, scorer, pieces, method="learned-attention", coefficients=torch.zeros(1, 2))
