@@ -216,9 +216,7 @@ def suits(config: Config) -> bool:
     return config.gated and not (config.layer_norm or config.learned_positions or config.attention_softcap)
 
 
-def decoder(
-    model: Transformer, packed: list[PackedBlock] | None, cache: KVCache, kernels: Kernels | None = None
-) -> Decoder | DenseDecoder:
+def decoder(model: Transformer, packed: list[PackedBlock] | None, cache: KVCache, kernels: Kernels | None = None) -> Decoder | DenseDecoder:
     """The fastest decoder there is for this model; `kernels`: what this processor was measured to need."""
     if not suits(model.config) or isinstance(model.blocks[0].qkv, Share):
         return DenseDecoder(model, packed, cache)
