@@ -8,6 +8,7 @@ very same calls run without the interpreter between the thousand of them: the sa
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class Matrix(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What one block multiplies by."""
+    """What one block multiplies by; the weights of both norms times √D (see `Step.normed`)."""
 
     attention_norm: Tensor
     ffn_norm: Tensor
@@ -78,52 +79,63 @@ class Step(nn.Module):
 
     layers: list[Layer]
     norm: Tensor
-    eps: Tensor
+    blank: Tensor
 
     def __init__(self, config: Config, layers: list[Layer], norm: Tensor) -> None:
+        """norm: that before the output matrix, (D,)."""
         super().__init__()
         self.layers = layers
-        self.register_buffer("norm", norm)
-        self.register_buffer("eps", torch.full((1, 1), config.norm_eps, device=norm.device))
-        self.heads, self.kv, self.d, self.ffn = config.n_heads, config.n_kv_heads, config.head_width, config.ffn_width
-        self.mean, self.norm_eps = 1.0 / config.width, config.norm_eps
+        self.register_buffer("norm", norm * math.sqrt(config.width))
+        self.register_buffer("blank", torch.full((1, config.width + 1), math.sqrt(config.width * config.norm_eps), device=norm.device))
+        self.width, self.heads, self.kv, self.d = config.width, config.n_heads, config.n_kv_heads, config.head_width
+        self.ffn, self.norm_eps = config.ffn_width, config.norm_eps
         self.scale = config.query_scale or config.head_width**-0.5
         self.gelu = config.activation == "gelu"
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
 
-    def forward(self, h: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        """h (1, D): the token's embedding, overwritten; turn, local: `angles` of its position, the second for layers with a window;
-        places, keys, values: `KVCache.seen`.
+    def begin(self, vector: Tensor) -> Tensor:
+        """A token's embedding (D,) or (1, D) → the residual stream (1, D + 1) that `forward` writes over: see `normed`."""
+        stream = self.blank.clone()
+        stream.narrow(1, 0, self.width).copy_(vector)
+        return stream
+
+    def forward(
+        self, stream: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]
+    ) -> Tensor:
+        """stream: `begin` of the token's embedding, overwritten; turn, local: `angles` of its position, the second for layers with a
+        window; places, keys, values: `KVCache.seen`.
 
         Returns the hidden state (1, D) after the last norm.
         """
-        for i in range(len(self.layers)):
-            layer = self.layers[i]
-            x = product(self.normed(h, layer.attention_norm), layer.qkv).to(torch.float32)
+        h = stream.narrow(1, 0, self.width)
+        for i, layer in enumerate(self.layers):
+            x = product(self.normed(stream, h, layer.attention_norm), layer.qkv).to(torch.float32)
             heard = self.hear(x, layer, local if layer.window > 0 else turn, places[i], keys[i], values[i])
             self.join(h, product(heard, layer.out), layer.post_attention_norm)
-            x = product(self.normed(h, layer.ffn_norm), layer.gate_up).to(torch.float32)
+            x = product(self.normed(stream, h, layer.ffn_norm), layer.gate_up).to(torch.float32)
             self.join(h, product(self.gated(x), layer.down), layer.post_ffn_norm)
-        return self.normed(h, self.norm)
+        return self.normed(stream, h, self.norm)
 
-    def rows(self, hs: list[Tensor], turns: list[Tensor], locals_: list[Tensor], seen: list[Seen]) -> list[Tensor]:
+    def rows(self, streams: list[Tensor], turns: list[Tensor], locals_: list[Tensor], seen: list[Seen]) -> list[Tensor]:
         """`forward` for one token each of several sequences, in lockstep: only the matrix products are shared, so that every row has
         the bits it would have alone wherever a product's rows have them (the quantised kernels' do)."""
+        hs = [stream.narrow(1, 0, self.width) for stream in streams]
         for i, layer in enumerate(self.layers):
-            xs = together([self.normed(h, layer.attention_norm) for h in hs], layer.qkv)
+            xs = together([self.normed(s, h, layer.attention_norm) for s, h in zip(streams, hs, strict=True)], layer.qkv)
             angles = locals_ if layer.window > 0 else turns
             heard = [self.hear(x, layer, angle, *(part[i] for part in s)) for x, angle, s in zip(xs, angles, seen, strict=True)]
             for h, y in zip(hs, together(heard, layer.out), strict=True):
                 self.join(h, y, layer.post_attention_norm)
-            xs = together([self.normed(h, layer.ffn_norm) for h in hs], layer.gate_up)
+            xs = together([self.normed(s, h, layer.ffn_norm) for s, h in zip(streams, hs, strict=True)], layer.gate_up)
             for h, y in zip(hs, together([self.gated(x) for x in xs], layer.down), strict=True):
                 self.join(h, y, layer.post_ffn_norm)
-        return [self.normed(h, self.norm) for h in hs]
+        return [self.normed(s, h, self.norm) for s, h in zip(streams, hs, strict=True)]
 
-    def normed(self, h: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm of h (1, D): the sum of squares and the ε in one matrix product."""
-        return torch.mul(h, torch.addmm(self.eps, h, h.t(), alpha=self.mean).rsqrt_()).mul_(weight)
+    def normed(self, stream: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm of h (1, D), the stream without its last number, which is √(D ε): with the length of all of it
+        h / √(mean(h²) + ε) ⊙ w = h / ‖stream‖ ⊙ √D w, where `weight` is √D w."""
+        return torch.div(h, torch.linalg.vector_norm(stream)).mul_(weight)
 
     def join(self, h: Tensor, y: Tensor, after: Tensor | None) -> None:
         """Add `y` to the residual stream, normalised first where the family does that."""
@@ -183,9 +195,9 @@ def accelerated(step: Step, inputs: tuple[Tensor | list[Tensor], ...]) -> Run:
 
     unoptimised = torch.jit.optimized_execution  # type: ignore[attr-defined]
 
-    def run(h: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    def run(stream: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Tensor:
         with unoptimised(False):  # the optimiser would compile again on the second call and win nothing here
-            return cast(Tensor, traced(h, turn, local, places, keys, values))
+            return cast(Tensor, traced(stream, turn, local, places, keys, values))
 
     return run
 
@@ -274,9 +286,9 @@ class Decoder:
         return turn, turn if self.local is self.rotary else self.local[at] * self.factor + self.shift
 
     def embedded(self, token: int) -> Tensor:
-        """The first hidden state (1, D), to be written over."""
-        h = self.embedding[token].to(torch.float32, copy=True).unsqueeze(0)
-        return h if self.scale == 1.0 else h.mul_(self.scale)
+        """`Step.begin` of a token."""
+        vector = self.embedding[token]
+        return self.step.begin(vector if self.scale == 1.0 else vector.to(torch.float32) * self.scale)
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
@@ -319,9 +331,10 @@ def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:
         matrices = [_mixed(four, m, bias) for four, m, bias in zip(fours, dense, biases, strict=True)]
     q_norm, k_norm = (block.q_norm.detach(), block.k_norm.detach()) if c.qk_norm else (None, None)
     after, last = (None if p is None else p.detach() for p in (block.post_attention_norm, block.post_ffn_norm))
-    window = c.window if c.is_windowed(index) else 0
+    window, root = c.window if c.is_windowed(index) else 0, math.sqrt(c.width)
     qkv, out, gate_up, down = matrices
-    return Layer(block.attention_norm.detach(), block.ffn_norm.detach(), qkv, out, gate_up, down, q_norm, k_norm, after, last, window)
+    norms = block.attention_norm.detach() * root, block.ffn_norm.detach() * root
+    return Layer(*norms, qkv, out, gate_up, down, q_norm, k_norm, after, last, window)
 
 
 def _mixed(matrix: Int4 | None, dense: nn.Linear, bias: Tensor | None) -> Matrix:

@@ -14,6 +14,7 @@ from assistant.lm import sampler
 from assistant.lm.energy import Meter
 from assistant.lm.pace import Pace, one_thread
 from assistant.lm.tokenizer import ByteTokenizer, StreamDecoder
+from assistant.lm.topk import likeliest
 from assistant.turn import Candidate, Finish, ReplyToken, Sampling, Usage
 
 CANDIDATES = 5
@@ -95,9 +96,11 @@ class Writer:
     def _drawn(self, logits: Tensor, step: int) -> tuple[int, Callable[[str], ReplyToken]]:
         kept = sampler.truncate(logits, self.reply, self._sampling)
         token = sampler.draw(kept, self._sampling, step)
-        total = torch.logsumexp(logits, 0)  # log p = logit − total
-        values, ids = torch.topk(logits, CANDIDATES)
-        spread = total - torch.dot(torch.exp(logits - total), logits)
+        values, ids = likeliest(logits, CANDIDATES)
+        shares = torch.exp(logits - values[0])
+        mass = shares.sum()
+        total = values[0] + mass.log()  # log p = logit − total
+        spread = total - torch.dot(shares, logits) / mass
         chosen, entropy, *best = torch.cat([torch.stack([logits[token] - total, spread]), values - total]).tolist()
         candidates = tuple(Candidate(i, self._tokenizer.text_of(i), p) for i, p in zip(ids.tolist(), best, strict=True))
         return token, lambda text: ReplyToken(step, token, text, chosen, entropy, candidates)

@@ -51,7 +51,7 @@ class GraphDecoder(Decoder):
 
     def __init__(self, model: Transformer, packed: list[PackedBlock] | None, cache: KVCache) -> None:
         super().__init__(model, packed, cache)
-        self.still = Still(model.config, self.step.layers, self.step.norm)
+        self.still = Still(model.config, self.step.layers, model.norm.detach())
         self.token = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.at = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -108,5 +108,5 @@ class GraphDecoder(Decoder):
         places = list(store.unbind(0))
         keys = list(store.select(1, 0).transpose(2, 3).unbind(0))
         values = list(store.select(1, 1).unbind(0))
-        hidden = still(h if self.scale == 1.0 else h.mul_(self.scale), turn, local, places, keys, values)
+        hidden = still(still.begin(h if self.scale == 1.0 else h.mul_(self.scale)), turn, local, places, keys, values)
         return self.head(hidden)[0], hidden

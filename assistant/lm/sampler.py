@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from assistant.lm.topk import highest
 from assistant.turn import Sampling
 
 NAME = "gumbel-sha256/2"  # written into the ledger; change it when the arithmetic changes
@@ -50,7 +51,7 @@ def truncate(logits: Tensor, reply: Sequence[int], sampling: Sampling) -> Kept:
         values = logits[seen]
         logits[seen] = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
     if sampling.temperature == 0:
-        best = logits.argmax().view(1)
+        best = torch.tensor([highest(logits)], device=logits.device)
         return Kept(best, logits[best])
     k = min(sampling.top_k or len(logits), len(logits))
     if sampling.top_p == 1 and sampling.min_p == 0:
