@@ -40,10 +40,10 @@ def explain_verdict(guard: Guard, turn: Turn, side: Side, *, counterfactual: boo
     }  # fmt: skip
     if words:
         quality |= _tested(guard, text, "prompt" if side == "prompt" else "response", words)
-    if guard.complete and detect(text) == "en":
+    if guard.complete and detect(text) in ("en", "zh"):
         try:
             marks, threshold = guard.marks(text)
-            quality["marked"] = [word["text"] for word in marks if word["weight"] >= threshold]
+            quality["marked"] = _joined(text, [word for word in marks if word["weight"] >= threshold])
         except SafetyError as error:  # other weights of the encoder: the rest of the explanation stands
             quality["not_marked"] = str(error)
     if counterfactual:
@@ -81,6 +81,17 @@ def _without(text: str, words: Sequence[Weight]) -> str:
 
 def _judge(guard: Guard, text: str, side: Side, turn: Turn) -> Verdict:
     return guard.filter_prompt(text) if side == "prompt" else guard.moderate(text, prompt=turn.prompt, system=turn.system)
+
+
+def _joined(text: str, words: Sequence[Weight]) -> list[str]:
+    """The words, those in one that touch each other: Chinese ones are marked character by character."""
+    spans: list[tuple[int, int]] = []
+    for word in words:
+        if spans and spans[-1][1] == word["start"]:
+            spans[-1] = spans[-1][0], word["end"]
+        else:
+            spans.append((word["start"], word["end"]))
+    return [text[start:end] for start, end in spans]
 
 
 def _logged(turn: Turn, side: Side) -> str | None:

@@ -57,6 +57,13 @@ def test_the_words_that_people_would_mark_are_told_apart_from_those_beside_them(
     assert {w["text"] for w in words if w["weight"] >= threshold} == {"stupid", "idiot"}
 
 
+def test_chinese_words_are_marked_whole_though_only_english_ones_were_taught(full_guard: Guard) -> None:
+    turn = make_turn(prompt="别理他，他就是个废物。", reply="I see.")
+    assert explain_verdict(full_guard, turn, "prompt").quality["marked"] == ["废物"]
+    turn = make_turn(prompt="今天天气很好，我们出去走走吧。", reply="I see.")
+    assert explain_verdict(full_guard, turn, "prompt").quality["marked"] == []
+
+
 def test_a_verdict_is_explained_also_where_no_words_can_be_marked(full_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(text: str) -> None:
         raise SafetyError("the span weights were taught on another encoder")
