@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,15 +44,29 @@ class RuleWatch:
         return sorted(self._user.glob("*.toml")) if self._user.is_dir() else [self._user]
 
     def _signature(self) -> Signature:
-        found = []
-        own = [] if self._user is None or not self._user.exists() else self._users()
-        for path in [*sorted(self._shipped.glob("rules.*.toml")), *own]:
-            try:
-                stat = path.stat()
-            except OSError:  # removed while we looked
-                continue
-            found.append((str(path), stat.st_mtime_ns, stat.st_size))
-        return tuple(found)
+        """Of every rule file. Asked before every prompt, so it takes the short way through the operating system."""
+        found = _stats(self._shipped, "rules.")
+        if self._user is not None:
+            found += _stats(self._user, "") if self._user.is_dir() else _stat(str(self._user))
+        return tuple(sorted(found))
+
+
+def _stats(folder: Path, start: str) -> list[tuple[str, int, int]]:
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(start) and entry.name.endswith(".toml"):
+                found += _stat(entry.path)
+    return found
+
+
+def _stat(file: str) -> list[tuple[str, int, int]]:
+    """Path, time and size; nothing for a file that was removed while we looked."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return []
+    return [(file, stat.st_mtime_ns, stat.st_size)]
 
 
 def _digests(files: Sequence[Path]) -> str:

@@ -147,8 +147,8 @@ def fill(path: Path, turns: int, seed: int = 1, say: Saying = lambda what, fract
     with contextlib.closing(connect(path, read_only=False)) as connection, bulk.loading(connection):
         migrations.migrate(as_database(connection))
         schema = migrations.describe(connection)
-        with bulk.unguarded(connection):
-            loader, maker = bulk.Loader(connection), _Maker()
+        with bulk.unguarded(connection), bulk.Loader(connection) as loader:
+            maker = _Maker()
             for row in maker.genesis(connection, schema):
                 loader.add(*row)
             for first in range(0, turns, _BLOCK):

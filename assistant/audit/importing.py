@@ -128,10 +128,10 @@ def _load(file: _Readable, connection: sqlite3.Connection, progress: Progress) -
         raise ImportRefused(f"the export has schema {version!r}, which this Pellucid does not know: update it")
     with bulk.loading(connection):
         migrations.migrate(as_database(connection), version)
-        with bulk.unguarded(connection):
-            state = _State(bulk.Loader(connection))
+        with bulk.unguarded(connection), bulk.Loader(connection) as loader:
+            state = _State(loader)
             footer = _records(entries, state, size if isinstance(size, int) else 0, progress)
-            state.loader.finish()
+            loader.finish()
             _finish(connection, state, header, footer)
         bulk.rebuild_index(connection)
     return state.result

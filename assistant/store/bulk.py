@@ -1,6 +1,6 @@
 """Filling a new, private database quickly: without guards, a page of records at a time, in statements of many rows.
 
-Hashing and SQLite take turns in one thread: beside each other they would wait for the interpreter as long as they gain.
+SQLite writes a page in a thread of its own while the next one is hashed: its long statements leave Python's lock to others.
 The search index is made at the end, of all texts at once: its pieces are large then, and none is merged again.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from itertools import chain
@@ -23,6 +25,8 @@ from assistant.store.projections import Tally
 from assistant.store.segment import for_index
 
 _PAGE = 512
+_AHEAD = 8
+"""Pages that may wait for SQLite."""
 _STATEMENT = 256
 """Rows of one statement."""
 _SORTER_BYTES = 64 << 20
@@ -34,11 +38,15 @@ Content = tuple[int, str, str, bytes, bytes]
 
 
 class Loader:
-    """Takes records in their order, hashes and links them, and sums up what only repeats them."""
+    """Takes records in their order, hashes and links them, and sums up what only repeats them.
+
+    A context manager: inside, the connection is the loader's alone between `add` and `flush`. What SQLite reports is raised by one of the
+    calls that follow.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.tree = Frontier()
-        """Over what was flushed."""
+        """Over what was taken in, but for the last page."""
         self.size = 0
         """Records taken in."""
         self._connection = connection
@@ -46,6 +54,14 @@ class Loader:
         self._tally = Tally()
         self._texts: list[str] = []
         self._parts: list[Content] = []
+        self._writer = ThreadPoolExecutor(1, "bulk")
+        self._writing: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.shutdown(wait=True, cancel_futures=True)
 
     def add(self, record: Record, text: str, parts: Sequence[Content] = ()) -> None:
         """The next record with its canonical text and contents. Raises KeyError, TypeError or ValueError when it is none."""
@@ -54,10 +70,15 @@ class Loader:
         self._parts += parts
         self.size += 1
         if self.size % _PAGE == 0:
-            self.flush()
+            self._page()
 
     def flush(self) -> None:
-        """Hash and write what has been taken in."""
+        """Hash and write what has been taken in; all of it is written when this returns."""
+        self._page()
+        while self._writing:
+            self._writing.popleft().result()
+
+    def _page(self) -> None:
         leaves = [sha256(b"\x00" + text.encode()).digest() for text in self._texts]  # leaf_hash and link_hash, written out
         links, link = [], self._link
         for leaf in leaves:
@@ -69,15 +90,21 @@ class Loader:
             self.tree.extend(leaves[done : done + tree.EVERY - self.tree.size % tree.EVERY])
             if self.tree.size % tree.EVERY == 0:
                 edges.append((self.tree.size, b"".join(self.tree.hashes)))
-        self._insert("ledger (seq, record, leaf, link)", list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True)))
-        self._insert("content", self._parts)
-        self._insert("frontier", edges)
+        records = list(zip(range(first, self.size + 1), self._texts, leaves, links, strict=True))
+        while len(self._writing) >= _AHEAD:
+            self._writing.popleft().result()
+        self._writing.append(self._writer.submit(self._write, records, self._parts, edges))
         self._texts, self._parts = [], []
 
     def finish(self) -> None:
         """Write the rest and the sums, inside the caller's transaction. The search index is left to `rebuild_index`."""
         self.flush()
         self._tally.write(self._connection)
+
+    def _write(self, records: Sequence[tuple[Any, ...]], parts: Sequence[Content], edges: Sequence[tuple[Any, ...]]) -> None:
+        self._insert("ledger (seq, record, leaf, link)", records)
+        self._insert("content", parts)
+        self._insert("frontier", edges)
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for first in range(0, len(rows), _STATEMENT):
