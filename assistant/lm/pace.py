@@ -23,7 +23,11 @@ _TRIAL = 2
 _SLOWER = 1.3
 """So much slower than it was means that something has changed."""
 _HOPELESS = 1.5
-"""So much slower ends a trial after its first token."""
+"""So much slower ends a trial before its last token."""
+_AWAKENING = 2.5
+"""So much slower for its first: a thread that comes back has to wake, and to fetch its share of the weights."""
+_COLD = 2
+"""The first tokens of a reply tell nothing: what they read is not in the processor's caches."""
 _BETTER, _NO_WORSE = 0.9, 1.1
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 8.0  # seconds
 _ADJUSTABLE = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
@@ -45,6 +49,7 @@ class Pace:
         self._clock, self._use = clock, use
         self._at = 0
         self._trying: int | None = None
+        self._cold = _COLD
         self._recent: list[float] = []
         self._tried: list[float] = []
         self._normal: float | None = None
@@ -61,7 +66,7 @@ class Pace:
         """A reply begins: what the last one's tokens took says nothing any more of how they come now."""
         self._recent.clear()
         self._tried.clear()
-        self._trying = None
+        self._trying, self._cold = None, _COLD
 
     def end(self) -> None:
         """The reply has ended: the rest of the program has all threads again."""
@@ -81,6 +86,9 @@ class Pace:
         return out
 
     def _learn(self, seconds: float, now: float) -> None:
+        if self._cold:
+            self._cold -= 1
+            return
         if self._trying is not None:
             self._judge(seconds, now)
             return
@@ -100,7 +108,7 @@ class Pace:
         assert self._trying is not None
         usual = min(self._recent)
         self._tried.append(seconds)
-        if len(self._tried) < _TRIAL and seconds <= _HOPELESS * usual:
+        if len(self._tried) < _TRIAL and seconds <= (_AWAKENING if len(self._tried) == 1 else _HOPELESS) * usual:
             return
         best, fewer = min(self._tried), self._trying > self._at
         more_below = fewer and self._trying + 1 < len(self._counts)

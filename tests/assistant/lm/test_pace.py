@@ -15,7 +15,7 @@ class World:
     """Cores of which some are taken: a token takes 40 ms over the threads that have a core, ten times that where one has none."""
 
     def __init__(self, cores):
-        self.cores, self.taken, self.now, self.threads, self.seen = cores, 0, 0.0, cores, []
+        self.cores, self.taken, self.now, self.threads, self.seen, self.awakening = cores, 0, 0.0, cores, [], 0.0
         self.pace = Pace(cores, clock=lambda: self.now, use=self.use)
         self.pace.begin()
 
@@ -31,7 +31,8 @@ class World:
 
     def decode(self, extra):
         free = self.cores - self.taken
-        self.now += (0.04 / self.threads if self.threads <= free else 0.4) + extra
+        awake = self.awakening if self.seen and self.threads > self.seen[-1] else 0.0
+        self.now += (0.04 / self.threads if self.threads <= free else 0.4) + extra + awake
         self.seen.append(self.threads)
 
 
@@ -73,6 +74,23 @@ def test_all_threads_are_back_once_the_core_is_free_again():
     while world.write(1) == [1] or world.write(1) == [1]:
         assert world.now - began < 10
     assert sum(threads == 1 for threads in world.write(200)) <= 2
+
+
+def test_the_first_tokens_of_a_reply_are_slow_and_tell_nothing():
+    world = World(2)
+    for _ in range(5):
+        world.pace.begin()
+        assert sum(threads == 1 for threads in world.write(200, {0, 1})) <= 2
+        world.pace.end()
+
+
+def test_a_thread_that_takes_a_token_to_wake_is_taken_back():
+    world = World(2)
+    world.awakening = 0.05  # one thread takes 40 ms, two 20 and the first time 70
+    world.taken = 1
+    assert world.write(50)[-1] == 1
+    world.taken = 0
+    assert set(world.write(400)[-300:]) == {2}
 
 
 def test_the_rest_of_the_program_has_all_threads_after_a_reply():
