@@ -10,6 +10,7 @@ import sys
 import click
 
 from assistant.errors import PellucidError
+from assistant.lm import threads as threads  # whatever the command imports first: how OpenMP waits is read once, when torch is loaded
 
 COMMANDS = {
     "chat": "Talk to the model in the terminal application (also what `pellucid` alone does).",

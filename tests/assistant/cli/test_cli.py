@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from assistant.cli.main import COMMANDS, cli, main
+from assistant.lm import threads
 from assistant.settings import Settings, field_help
 
 RUN = [sys.executable, "-c", "from assistant.cli.main import main; main()"]
@@ -333,3 +334,10 @@ def test_serve_gives_its_flags_to_the_chat() -> None:
     words = repeated(flags)
     assert {name: value for name, value in chat.make_context("chat", words).params.items() if name in flags} == flags
     assert repeated(dict.fromkeys(flags)) == []
+
+
+def test_how_threads_wait_is_settled_before_any_command_imports_torch():
+    code = "import os, sys, assistant.cli.main; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
+    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    told = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True).stdout.split()
+    assert told == ["False", "PASSIVE", threads.SPIN]
