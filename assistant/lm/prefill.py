@@ -40,22 +40,15 @@ def read(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = 
     `mask` (1, 1, L, T) is True where a query may look; None is plain causal and needs an empty cache.
     """
     c, past, length = model.config, cache.length, len(ids)
-    heads, kv, d, ffn = c.n_heads, c.n_kv_heads, c.head_width, c.ffn_width
+    rows, ffn = (length, c.n_heads + 2 * c.n_kv_heads, c.head_width), c.ffn_width
     turn = torch.view_as_complex(model.cos_sin(past + length)[past : past + length]).unsqueeze(1)  # (L, 1, d/2)
     h = F.embedding(ids, model.embedding.weight).t().contiguous()  # (D, L)
     for layer, block in enumerate(cast("list[Block]", model.blocks)):
-        x = F.linear(_normed(h, block.attention_norm, c.norm_eps).t(), block.qkv.weight, block.qkv.bias).view(length, heads + 2 * kv, d)
-        if c.qk_norm:
-            x[:, :heads] = rms_norm(x[:, :heads], block.q_norm, c.norm_eps)
-            x[:, heads : heads + kv] = rms_norm(x[:, heads : heads + kv], block.k_norm, c.norm_eps)
-        torch.view_as_complex(x[:, : heads + kv].view(length, heads + kv, d // 2, 2)).mul_(turn)
-        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (x[:, :heads], x[:, heads:-kv], x[:, -kv:]))  # (1, heads, L, d)
-        k, v = cache.update(layer, k, v)
+        x = F.linear(_normed(h, block.attention_norm, c.norm_eps).t(), block.qkv.weight, block.qkv.bias).view(rows)
+        heard = _hear(x, block, layer, turn, cache, mask)
         if layer == c.n_layers - 1:
-            q, h, mask = q[:, :, -1:], h[:, -1:].contiguous(), None if mask is None else mask[:, :, -1:]
-        causal = mask is None and q.shape[2] > 1
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
-        h.addmm_(block.out.weight, heard[0].transpose(0, 1).reshape(-1, heads * d).t())
+            h = h[:, -1:].contiguous()
+        h.addmm_(block.out.weight, heard.t())
         x = torch.mm(block.gate_up.weight, _normed(h, block.ffn_norm, c.norm_eps))  # (2F, L)
         h.addmm_(block.down.weight, F.silu(x[:ffn], inplace=True).mul_(x[ffn:]))
     return rms_norm(h[:, 0], model.norm, c.norm_eps)
@@ -65,24 +58,36 @@ def read(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = 
 def read_halves(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
     """`read` for blocks in bfloat16."""
     c, past, length = model.config, cache.length, len(ids)
-    heads, kv, d, ffn = c.n_heads, c.n_kv_heads, c.head_width, c.ffn_width
+    rows, ffn = (length, c.n_heads + 2 * c.n_kv_heads, c.head_width), c.ffn_width
     turn = torch.view_as_complex(model.cos_sin(past + length)[past : past + length]).unsqueeze(1)  # (L, 1, d/2)
     h = F.embedding(ids, model.embedding.weight).float()  # (L, D)
     for layer, block in enumerate(cast("list[Block]", model.blocks)):
-        x = F.linear(_halved(h, block.attention_norm, c.norm_eps), block.qkv.weight, block.qkv.bias).view(length, heads + 2 * kv, d).float()
-        if c.qk_norm:
-            x[:, :heads] = rms_norm(x[:, :heads], block.q_norm, c.norm_eps)
-            x[:, heads : heads + kv] = rms_norm(x[:, heads : heads + kv], block.k_norm, c.norm_eps)
-        torch.view_as_complex(x[:, : heads + kv].view(length, heads + kv, d // 2, 2)).mul_(turn)
-        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (x[:, :heads], x[:, heads:-kv], x[:, -kv:]))  # (1, heads, L, d)
-        k, v = cache.update(layer, k, v)
+        x = F.linear(_halved(h, block.attention_norm, c.norm_eps), block.qkv.weight, block.qkv.bias).view(rows).float()
+        heard = _hear(x, block, layer, turn, cache, mask)
         if layer == c.n_layers - 1:
-            q, h, mask = q[:, :, -1:], h[-1:], None if mask is None else mask[:, :, -1:]
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=True)
-        h.add_(F.linear(heard[0].transpose(0, 1).reshape(-1, heads * d).bfloat16(), block.out.weight))
+            h = h[-1:]
+        h.add_(F.linear(heard.bfloat16(), block.out.weight))
         x = F.linear(_halved(h, block.ffn_norm, c.norm_eps), block.gate_up.weight)  # (L, 2F)
         h.add_(F.linear(F.silu(x[:, :ffn]).mul_(x[:, ffn:]), block.down.weight))
     return rms_norm(h[0], model.norm, c.norm_eps)
+
+
+def _hear(x: Tensor, block: Block, layer: int, turn: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+    """Attention of one block: x (L, H + 2K, d), its queries, keys and values, written over; `turn` (L, 1, d/2) turns them. Returns
+    (L, H · d), of the last block for the last position only (1, H · d); keys and values go into the cache."""
+    c = block.config
+    heads, kv, d = c.n_heads, c.n_kv_heads, c.head_width
+    if c.qk_norm:
+        x[:, :heads] = rms_norm(x[:, :heads], block.q_norm, c.norm_eps)
+        x[:, heads : heads + kv] = rms_norm(x[:, heads : heads + kv], block.k_norm, c.norm_eps)
+    torch.view_as_complex(x[:, : heads + kv].view(len(x), heads + kv, d // 2, 2)).mul_(turn)
+    q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (x[:, :heads], x[:, heads:-kv], x[:, -kv:]))  # (1, heads, L, d)
+    k, v = cache.update(layer, k, v)
+    if layer == c.n_layers - 1:
+        q, mask = q[:, :, -1:], None if mask is None else mask[:, :, -1:]
+    causal = mask is None and q.shape[2] > 1
+    heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+    return heard[0].transpose(0, 1).reshape(-1, heads * d)
 
 
 def _halved(h: Tensor, weight: Tensor, eps: float) -> Tensor:
