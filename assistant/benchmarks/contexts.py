@@ -49,6 +49,6 @@ def bench(
         rows[str(length)] = {
             "prefill_seconds": usage.prefill_seconds, "prefill_tokens_per_second": 1 / read, "decode_tokens_per_second": 1 / token,
             "read_growth": read / first[0], "token_growth": token / first[1],
-            "cache_megabytes": sum(layer.nbytes for layer in engine.cache.layers) / engine.cache.size * engine.cache.length / 1e6,
+            "cache_megabytes": sum(kept.nbytes for kept in engine.cache.store) / engine.cache.size * engine.cache.length / 1e6,
         }  # fmt: skip
     return {"machine": machine(), "model": engine.info.name, "dtype": engine.info.dtype, "lengths": rows}

@@ -17,7 +17,7 @@ from torch import Tensor
 from assistant.lm.config import Config
 from assistant.lm.decode import Decoder, DenseDecoder
 from assistant.lm.generate import Writer
-from assistant.lm.kv_cache import KVCache
+from assistant.lm.kv_cache import KVCache, Store
 from assistant.turn import Finish, ReplyToken, Sampling
 
 
@@ -39,24 +39,21 @@ class SlotCache:
     """Keys and values of several sequences of their own lengths, one a row; the rows in use are the first `len(lengths)`."""
 
     def __init__(self, config: Config, slots: int, capacity: int, device: torch.device) -> None:
-        self.whole = torch.zeros(config.n_layers, 2, slots, config.n_kv_heads, capacity, config.head_width, device=device)
-        self.layers = [self.whole[i] for i in range(len(self.whole))]
+        self.store = Store.allocate(config, capacity, device, slots)
         self.lengths: list[int] = []
         self.device = device
 
     def add(self, cache: KVCache) -> None:
         """Take over what `cache` holds as a new row."""
-        row = len(self.lengths)
-        for store, read in zip(self.layers, cache.layers, strict=True):
-            store[:, row, :, : cache.length] = read[:, :, : cache.length]
+        self.store.row(len(self.lengths)).take(cache.store, cache.length)
         self.lengths.append(cache.length)
 
     def remove(self, row: int) -> None:
         """Free a row; the last one moves there."""
         last = len(self.lengths) - 1
         length = self.lengths[last]
-        for store in self.layers:
-            store[:, row, :, :length] = store[:, last, :, :length]
+        if row != last:
+            self.store.row(row).take(self.store.row(last), length)
         self.lengths[row] = length
         self.lengths.pop()
 
@@ -68,12 +65,12 @@ class SlotCache:
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`Cache.update` (B, K, 1, d) → (B, K, T, d): each row is written at its own end."""
-        store, rows = self.layers[layer], torch.arange(len(self.lengths), device=self.device)
-        at = torch.tensor(self.lengths).to(self.device)
-        store[0, rows, :, at] = k[:, :, 0]
-        store[1, rows, :, at] = v[:, :, 0]
-        seen = store[:, : len(self.lengths), :, : max(self.lengths) + 1]
-        return seen[0], seen[1]
+        rows, at = torch.arange(len(self.lengths), device=self.device), torch.tensor(self.lengths).to(self.device)
+        keys, values = self.store.keys[layer], self.store.values[layer]
+        keys[rows, :, :, at] = k[:, :, 0]
+        values[rows, :, at] = v[:, :, 0]
+        seen = max(self.lengths) + 1
+        return keys[: len(rows), :, :, :seen].transpose(2, 3).contiguous(), values[: len(rows), :, :seen]
 
     def advance(self) -> None:
         """Count the tokens just written."""
@@ -136,7 +133,7 @@ def run(
 def step(decoder: Decoder | DenseDecoder, store: SlotCache, tokens: list[int]) -> list[Tensor]:
     """Hidden states (1, D) after one new token of each sequence."""
     if isinstance(decoder, Decoder):
-        hidden = decoder.rows(tokens, [store.whole[:, :, row] for row in range(len(tokens))], store.lengths)
+        hidden = decoder.rows(tokens, [store.store.row(i) for i in range(len(tokens))], store.lengths)
     else:
         positions, mask = store.begin()
         ids = torch.tensor(tokens).to(store.device).unsqueeze(1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from assistant.lm.head import head_product
 from assistant.lm.kernels import Kernels, onednn_has_bfloat16, without_onednn
-from assistant.lm.kv_cache import KVCache, Seen, look
+from assistant.lm.kv_cache import KVCache, Seen, Store
 from assistant.lm.packed_linear import Int8Linear, int4_product, is_int8, packed_view
 from assistant.lm.parallel import Share
 from assistant.lm.quantize import Int4
@@ -57,16 +57,76 @@ class Layer(NamedTuple):
     """0: all positions."""
 
 
-def product(x: Tensor, matrix: Matrix) -> Tensor:
-    """x (1, in) float32 → (1, out) in the precision of the matrix, which a sum with float32 takes as it is."""
+class Desk(NamedTuple):
+    """Where one token is worked on. Every tensor is written over in every block, and what is a part of another is taken here, once: calls
+    that allocate a result or cut a view would be half of those that a token needs."""
+
+    stream: Tensor
+    """The residual stream (1, D) and one number more: see `Step.normed`."""
+    h: Tensor
+    """The stream without its last number."""
+    normed: Tensor
+    """(1, D)"""
+    half_normed: Tensor
+    """The same in bfloat16, as are the others of that name."""
+    qkv: Tensor
+    """What a block makes of it: queries, keys and values (1, (H + 2K) · d), cut into …"""
+    turning: Tensor
+    """… complex numbers (H + 2K, d / 2), on other devices than the CPU pairs (H + 2K, d / 2, 2)"""
+    query_rows: Tensor
+    """(H, d)"""
+    key_rows: Tensor
+    """(K, d)"""
+    queries: Tensor
+    """(K, H / K, d)"""
+    key: Tensor
+    """(K, d, 1)"""
+    value: Tensor
+    """(K, 1, d)"""
+    heard: Tensor
+    """(K, H / K, d)"""
+    heard_row: Tensor
+    """The same as (1, H · d)"""
+    half_heard: Tensor
+    gate_up: Tensor
+    """(1, 2F), cut into …"""
+    gate: Tensor
+    """(1, F)"""
+    up: Tensor
+    half_gate: Tensor
+
+    @classmethod
+    def prepare(cls, config: Config, device: torch.device) -> Desk:
+        """One for the sizes of a model."""
+
+        def room(width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(1, width, dtype=dtype, device=device)
+
+        c, half = config, torch.bfloat16
+        heads, kv, d = c.n_heads, c.n_kv_heads, c.head_width
+        stream = torch.full((1, c.width + 1), math.sqrt(c.width * c.norm_eps), device=device)
+        qkv, heard, gate_up = room((heads + 2 * kv) * d), room(heads * d), room(2 * c.ffn_width)
+        rows = qkv.view(heads + 2 * kv, d)
+        query_rows, key_rows, value_rows = rows.split([heads, kv, kv])  # type: ignore[no-untyped-call]
+        pairs = rows.view(heads + 2 * kv, d // 2, 2)
+        return cls(
+            stream, stream[:, : c.width], room(c.width), room(c.width, half),
+            qkv, torch.view_as_complex(pairs) if device.type == "cpu" else pairs, query_rows, key_rows,
+            query_rows.view(kv, heads // kv, d), key_rows.unsqueeze(2), value_rows.unsqueeze(1),
+            heard.view(kv, heads // kv, d), heard, room(heads * d, half),
+            gate_up, gate_up[:, : c.ffn_width], gate_up[:, c.ffn_width :], room(c.ffn_width, half),
+        )  # fmt: skip
+
+
+def product(x: Tensor, half: Tensor, matrix: Matrix) -> Tensor:
+    """x (1, in) float32 → (1, out) in the precision of the matrix, which a sum with float32 takes as it is. `half` (1, in) is where
+    bfloat16 products find x."""
     weight, scales, bias = matrix.weight, matrix.scales, matrix.bias
     if scales is not None:
-        if weight.dtype == torch.int8:
-            y: Tensor = torch.ops.aten._weight_int8pack_mm(x.to(torch.bfloat16), weight, scales)
-        else:
-            y = int4_product(x.to(torch.bfloat16), weight, scales)
+        half.copy_(x)
+        y: Tensor = torch._weight_int8pack_mm(half, weight, scales) if weight.dtype == torch.int8 else int4_product(half, weight, scales)
         return y if bias is None else y.to(torch.float32) + bias
-    return F.linear(x.to(weight.dtype), weight, bias)
+    return F.linear(half.copy_(x) if weight.dtype == half.dtype else x.to(weight.dtype), weight, bias)
 
 
 def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -79,109 +139,96 @@ class Step(nn.Module):
 
     layers: list[Layer]
     norm: Tensor
-    blank: Tensor
 
     def __init__(self, config: Config, layers: list[Layer], norm: Tensor) -> None:
         """norm: that before the output matrix, (D,)."""
         super().__init__()
         self.layers = layers
         self.register_buffer("norm", norm * math.sqrt(config.width))
-        self.register_buffer("blank", torch.full((1, config.width + 1), math.sqrt(config.width * config.norm_eps), device=norm.device))
-        self.width, self.heads, self.kv, self.d = config.width, config.n_heads, config.n_kv_heads, config.head_width
-        self.ffn, self.norm_eps = config.ffn_width, config.norm_eps
-        self.scale = config.query_scale or config.head_width**-0.5
-        self.gelu = config.activation == "gelu"
+        self.norm_eps, self.gelu = config.norm_eps, config.activation == "gelu"
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
 
-    def begin(self, vector: Tensor) -> Tensor:
-        """A token's embedding (D,) or (1, D) → the residual stream (1, D + 1) that `forward` writes over: see `normed`."""
-        stream = self.blank.clone()
-        stream.narrow(1, 0, self.width).copy_(vector)
-        return stream
-
-    def forward(
-        self, stream: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]
-    ) -> Tensor:
-        """stream: `begin` of the token's embedding, overwritten; turn, local: `angles` of its position, the second for layers with a
-        window; places, keys, values: `KVCache.seen`.
+    def forward(self, turn: Tensor, local: Tensor, places: Sequence[Tensor], seen: Seen) -> Tensor:
+        """turn, local: `angles` of the token's position, the second for layers with a window; places: a `Desk` with the token's embedding
+        as `h`; seen: `Store.look`.
 
         Returns the hidden state (1, D) after the last norm.
         """
-        h = stream.narrow(1, 0, self.width)
+        desk, (key_places, value_places, keys, values) = Desk(*places), seen
         for i, layer in enumerate(self.layers):
-            x = product(self.normed(stream, h, layer.attention_norm), layer.qkv).to(torch.float32)
-            heard = self.hear(x, layer, local if layer.window > 0 else turn, places[i], keys[i], values[i])
-            self.join(h, product(heard, layer.out), layer.post_attention_norm)
-            x = product(self.normed(stream, h, layer.ffn_norm), layer.gate_up).to(torch.float32)
-            self.join(h, product(self.gated(x), layer.down), layer.post_ffn_norm)
-        return self.normed(stream, h, self.norm)
+            desk.qkv.copy_(product(self.normed(desk, layer.attention_norm), desk.half_normed, layer.qkv))
+            self.hear(desk, layer, local if layer.window > 0 else turn, key_places[i], value_places[i], keys[i], values[i])
+            self.join(desk, product(desk.heard_row, desk.half_heard, layer.out), layer.post_attention_norm)
+            desk.gate_up.copy_(product(self.normed(desk, layer.ffn_norm), desk.half_normed, layer.gate_up))
+            self.join(desk, product(self.gated(desk), desk.half_gate, layer.down), layer.post_ffn_norm)
+        return self.normed(desk, self.norm).clone()
 
-    def rows(self, streams: list[Tensor], turns: list[Tensor], locals_: list[Tensor], seen: list[Seen]) -> list[Tensor]:
+    def rows(self, desks: list[Desk], turns: list[Tensor], locals_: list[Tensor], seen: list[Seen]) -> list[Tensor]:
         """`forward` for one token each of several sequences, in lockstep: only the matrix products are shared, so that every row has
         the bits it would have alone wherever a product's rows have them (the quantised kernels' do)."""
-        hs = [stream.narrow(1, 0, self.width) for stream in streams]
         for i, layer in enumerate(self.layers):
-            xs = together([self.normed(s, h, layer.attention_norm) for s, h in zip(streams, hs, strict=True)], layer.qkv)
-            angles = locals_ if layer.window > 0 else turns
-            heard = [self.hear(x, layer, angle, *(part[i] for part in s)) for x, angle, s in zip(xs, angles, seen, strict=True)]
-            for h, y in zip(hs, together(heard, layer.out), strict=True):
-                self.join(h, y, layer.post_attention_norm)
-            xs = together([self.normed(s, h, layer.ffn_norm) for s, h in zip(streams, hs, strict=True)], layer.gate_up)
-            for h, y in zip(hs, together([self.gated(x) for x in xs], layer.down), strict=True):
-                self.join(h, y, layer.post_ffn_norm)
-        return [self.normed(s, h, self.norm) for s, h in zip(streams, hs, strict=True)]
+            for desk, x in zip(desks, together([self.normed(desk, layer.attention_norm) for desk in desks], layer.qkv), strict=True):
+                desk.qkv.copy_(x)
+            for desk, angles, parts in zip(desks, locals_ if layer.window > 0 else turns, seen, strict=True):
+                self.hear(desk, layer, angles, *(part[i] for part in parts))
+            for desk, x in zip(desks, together([desk.heard_row for desk in desks], layer.out), strict=True):
+                self.join(desk, x, layer.post_attention_norm)
+            for desk, x in zip(desks, together([self.normed(desk, layer.ffn_norm) for desk in desks], layer.gate_up), strict=True):
+                desk.gate_up.copy_(x)
+            for desk, x in zip(desks, together([self.gated(desk) for desk in desks], layer.down), strict=True):
+                self.join(desk, x, layer.post_ffn_norm)
+        return [self.normed(desk, self.norm).clone() for desk in desks]
 
-    def normed(self, stream: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    def normed(self, desk: Desk, weight: Tensor) -> Tensor:
         """RMSNorm of h (1, D), the stream without its last number, which is √(D ε): with the length of all of it
         h / √(mean(h²) + ε) ⊙ w = h / ‖stream‖ ⊙ √D w, where `weight` is √D w."""
-        return torch.div(h, torch.linalg.vector_norm(stream)).mul_(weight)
+        return torch.div(desk.h, torch.linalg.vector_norm(desk.stream), out=desk.normed).mul_(weight)
 
-    def join(self, h: Tensor, y: Tensor, after: Tensor | None) -> None:
+    def join(self, desk: Desk, y: Tensor, after: Tensor | None) -> None:
         """Add `y` to the residual stream, normalised first where the family does that."""
-        h.add_(y if after is None else head_norm(y.to(torch.float32), after, self.norm_eps))
+        desk.h.add_(y if after is None else head_norm(y.to(torch.float32), after, self.norm_eps))
 
-    def gated(self, x: Tensor) -> Tensor:
-        """(1, 2F) → (1, F)."""
-        gate, up = x.narrow(1, 0, self.ffn), x.narrow(1, self.ffn, self.ffn)
-        return (F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)).mul_(up)
+    def gated(self, desk: Desk) -> Tensor:
+        """The product of the activated gate with the other half, written over the gate (1, F)."""
+        gate = desk.gate
+        gate = gate.copy_(F.gelu(gate, approximate="tanh")) if self.gelu else F.silu(gate, inplace=True)
+        return gate.mul_(desk.up)
 
-    def hear(self, x: Tensor, layer: Layer, angles: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention of one token: x (1, (H + 2K) · d), its queries, keys and values → (1, H · d); keys and values go to their `place`."""
-        heads, kv, d = self.heads, self.kv, self.d
-        x = self.turned(x, layer, angles)
-        place.copy_(x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
+    def hear(
+        self, desk: Desk, layer: Layer, angles: Tensor, key_place: Tensor, value_place: Tensor, keys: Tensor, values: Tensor
+    ) -> None:  # fmt: skip
+        """Attention of one token: `desk.qkv` → `desk.heard`; its key and value go to their places."""
+        self.turn(desk, layer, angles)
+        key_place.copy_(desk.key)
+        value_place.copy_(desk.value)
         # softmax(q · kᵀ / √d) · v, the queries that share keys as the rows of one product. The library's attention would do, but
         # its last bits depend on the number of threads (so do the alignments of their buffers), and a reply must not.
-        weights = torch.bmm(x.narrow(0, 0, heads).view(kv, heads // kv, d), keys).softmax(-1)
-        return torch.bmm(weights, values).view(1, heads * d)
+        torch.bmm(torch.bmm(desk.queries, keys).softmax(-1), values, out=desk.heard)
 
-    def turned(self, x: Tensor, layer: Layer, angles: Tensor) -> Tensor:
-        """x (1, (H + 2K) · d) to (H + 2K, d), written over: queries and keys normalised where the family does that, and turned."""
-        heads, kv, d = self.heads, self.kv, self.d
-        x = x.view(heads + 2 * kv, d)
-        q_norm, k_norm = layer.q_norm, layer.k_norm
+    def turn(self, desk: Desk, layer: Layer, angles: Tensor) -> None:
+        """Queries and keys normalised where the family does that, and turned, in their places."""
+        q_norm, k_norm, pairs = layer.q_norm, layer.k_norm, desk.turning
         if q_norm is not None and k_norm is not None:
-            x.narrow(0, 0, heads).copy_(head_norm(x.narrow(0, 0, heads), q_norm, self.norm_eps))
-            x.narrow(0, heads, kv).copy_(head_norm(x.narrow(0, heads, kv), k_norm, self.norm_eps))
-        pairs = x.view(heads + 2 * kv, d // 2, 2)
+            desk.query_rows.copy_(head_norm(desk.query_rows, q_norm, self.norm_eps))
+            desk.key_rows.copy_(head_norm(desk.key_rows, k_norm, self.norm_eps))
         if self.complex:
-            torch.view_as_complex(pairs).mul_(angles)
+            pairs.mul_(angles)
         else:
             a, b, cos, sin = pairs.select(-1, 0), pairs.select(-1, 1), angles.select(-1, 0), angles.select(-1, 1)
             pairs.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1))
-        return x
 
 
-def together(xs: list[Tensor], matrix: Matrix) -> list[Tensor]:
+def together(xs: list[Tensor], matrix: Matrix) -> Iterable[Tensor]:
     """`product` of several rows at once."""
-    return [y.float().clone() for y in product(torch.cat(xs), matrix).split(1)]  # type: ignore[no-untyped-call]
+    rows = torch.cat(xs)
+    return product(rows, rows.to(torch.bfloat16), matrix).split(1)  # type: ignore[no-any-return, no-untyped-call]
 
 
-Run = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]], Tensor]
+Run = Callable[[Tensor, Tensor, Sequence[Tensor], Seen], Tensor]
 
 
-def accelerated(step: Step, inputs: tuple[Tensor | list[Tensor], ...]) -> Run:
+def accelerated(step: Step, inputs: tuple[Tensor, Tensor, Sequence[Tensor], Seen]) -> Run:
     """`step` traced with `inputs`, or `step` itself where torch cannot (or PELLUCID_EAGER is set). Takes a tenth of a second: one token is
     computed, no optimiser runs. What `step` decides by itself (families, windows) is decided once; what depends on the token comes in."""
     if os.environ.get(EAGER):
@@ -195,9 +242,9 @@ def accelerated(step: Step, inputs: tuple[Tensor | list[Tensor], ...]) -> Run:
 
     unoptimised = torch.jit.optimized_execution  # type: ignore[attr-defined]
 
-    def run(stream: Tensor, turn: Tensor, local: Tensor, places: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    def run(turn: Tensor, local: Tensor, places: Sequence[Tensor], seen: Seen) -> Tensor:
         with unoptimised(False):  # the optimiser would compile again on the second call and win nothing here
-            return cast(Tensor, traced(stream, turn, local, places, keys, values))
+            return cast(Tensor, traced(turn, local, places, seen))
 
     return run
 
@@ -252,16 +299,18 @@ class Decoder:
         self.embedding = model.embedding.weight
         self.head = head_product(model, quick=packed is not None and cache.device.type == "cpu")
         layers = [_layer(i, cast(Block, block), packed[i] if packed else None) for i, block in enumerate(model.blocks)]
-        self.step = Step(model.config, layers, model.norm.detach())
-        self.state = torch.zeros(1, model.config.width)
-        """The hidden state (1, D) after the last norm of the token that was read last, for probes."""
         c = model.config
+        self.step = Step(c, layers, model.norm.detach())
+        self.desks = [list(Desk.prepare(c, cache.device))]
+        """One for a token alone; more are added for `rows`."""
+        self.state = torch.zeros(1, c.width)
+        """The hidden state (1, D) after the last norm of the token that was read last, for probes."""
         self.scale, self.window = c.embedding_scale, c.window if c.windowed else 0
         self.rotary = self._table(c, cache, local=False)
         self.local = self._table(c, cache, local=True) if c.local_rope_base else self.rotary
         # what the rows of a token's projections are turned by: queries are scaled as well, values stay as they are
         q, k, v = c.n_heads, c.n_kv_heads, c.n_kv_heads
-        factor = torch.tensor([self.step.scale] * q + [1.0] * k + [0.0] * v).to(cache.device)
+        factor = torch.tensor([c.query_scale or c.head_width**-0.5] * q + [1.0] * k + [0.0] * v).to(cache.device)
         shift = torch.tensor([0.0] * (q + k) + [1.0] * v).to(cache.device)
         if self.step.complex:
             self.factor, self.shift = factor.view(-1, 1), shift.view(-1, 1)
@@ -269,12 +318,12 @@ class Decoder:
             self.factor, self.shift = factor.view(-1, 1, 1), torch.stack([shift, torch.zeros_like(shift)], -1).unsqueeze(1)
         self.run = self._accelerated()
 
+    @torch.inference_mode()
     def _accelerated(self) -> Run:
-        c = self.step
         if self.cache.device.type not in ("cpu", "mps"):
-            return cast(Run, c)
-        store = torch.zeros(len(c.layers), 2, c.kv, 4, c.d, device=self.cache.device)
-        return accelerated(c, (self.embedded(0), *self.angles(0), *look(store, 3, 0)))
+            return cast(Run, self.step)
+        store = Store.allocate(self.cache.config, 4, self.cache.device)
+        return accelerated(self.step, (*self.angles(0), self.embedded(0), store.look(3)))
 
     def _table(self, config: Config, cache: KVCache, *, local: bool) -> Tensor:
         table = rotary_table(config, cache.capacity, cache.device, local=local)
@@ -285,38 +334,42 @@ class Decoder:
         turn = self.rotary[at] * self.factor + self.shift
         return turn, turn if self.local is self.rotary else self.local[at] * self.factor + self.shift
 
-    def embedded(self, token: int) -> Tensor:
-        """`Step.begin` of a token."""
-        vector = self.embedding[token]
-        return self.step.begin(vector if self.scale == 1.0 else vector.to(torch.float32) * self.scale)
+    def embedded(self, token: int, desk: int = 0) -> list[Tensor]:
+        """The desk of that number, with the embedding of a token on it."""
+        while len(self.desks) <= desk:
+            self.desks.append(list(Desk.prepare(self.cache.config, self.cache.device)))
+        h = Desk(*self.desks[desk]).h.copy_(self.embedding[token])
+        if self.scale != 1.0:
+            h.mul_(self.scale)
+        return self.desks[desk]
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
-        h = self.run(self.embedded(token), *self.angles(at), *self._near(cache.whole, at))
+        h = self.run(*self.angles(at), self.embedded(token), self._near(cache.store, at))
         cache.advance([token])
         self.state = h
         return self.head(h)[0]
 
-    def _near(self, store: Tensor, at: int) -> Seen:
+    def _near(self, store: Store, at: int) -> Seen:
         """What every layer sees: everything, or its window."""
-        places, keys, values = look(store, at, 0)
+        seen = store.look(at)
         first = at + 1 - self.window
         if self.window and first > 0:
-            _, near_keys, near_values = look(store, at, first)
+            near = store.look(at, first)
             for i, layer in enumerate(self.step.layers):
                 if layer.window:
-                    keys[i], values[i] = near_keys[i], near_values[i]
-        return places, keys, values
+                    seen[2][i], seen[3][i] = near[2][i], near[3][i]
+        return seen
 
     @torch.inference_mode()
-    def rows(self, tokens: list[int], stores: list[Tensor], ats: list[int]) -> list[Tensor]:
-        """One token each of several sequences → hidden states (1, D); stores[i] (layers, 2, K, size, d) of sequence i, written at
-        ats[i]."""
+    def rows(self, tokens: list[int], stores: list[Store], ats: list[int]) -> list[Tensor]:
+        """One token each of several sequences → hidden states (1, D); stores[i] is that of sequence i, written at ats[i]."""
         turns, locals_ = zip(*(self.angles(at) for at in ats), strict=True)
         seen = [self._near(store, at) for store, at in zip(stores, ats, strict=True)]
-        return self.step.rows([self.embedded(token) for token in tokens], list(turns), list(locals_), seen)
+        desks = [Desk(*self.embedded(token, i)) for i, token in enumerate(tokens)]
+        return self.step.rows(desks, list(turns), list(locals_), seen)
 
 
 def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:

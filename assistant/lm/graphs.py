@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from assistant.lm.decode import Decoder, Layer, Run, Step
-from assistant.lm.kv_cache import KVCache
+from assistant.lm.decode import Decoder, Desk, Layer, Run, Step
+from assistant.lm.kv_cache import KVCache, Store
 from assistant.lm.transformer import Transformer
 from assistant.lm.weights import PackedBlock
 
@@ -24,7 +24,7 @@ WARM = 2
 
 
 class Still(Step):
-    """`Step` with fixed shapes: `place` is all of a layer's store (2, K, size, d), and so are keys (K, d, size) and values (K, size, d)."""
+    """`Step` with fixed shapes: both places and what is seen are all of a layer's store, keys (K, d, size) and values (K, size, d)."""
 
     at: Tensor
     seen: Tensor
@@ -37,13 +37,15 @@ class Still(Step):
         self.at, self.seen = at, hidden.view(1, 1, size)
         self.near = torch.where(places > at - window, hidden, -torch.inf).view(1, 1, size) if window else self.seen
 
-    def hear(self, x: Tensor, layer: Layer, angles: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def hear(
+        self, desk: Desk, layer: Layer, angles: Tensor, key_place: Tensor, value_place: Tensor, keys: Tensor, values: Tensor
+    ) -> None:  # fmt: skip
         """`Step.hear` over all places."""
-        heads, kv, d = self.heads, self.kv, self.d
-        x = self.turned(x, layer, angles)
-        place.index_copy_(2, self.at, x.narrow(0, heads, 2 * kv).view(2, kv, 1, d))
-        scores = torch.bmm(x.narrow(0, 0, heads).view(kv, heads // kv, d), keys) + (self.near if layer.window > 0 else self.seen)
-        return torch.bmm(scores.softmax(-1), values).view(1, heads * d)
+        self.turn(desk, layer, angles)
+        key_place.index_copy_(2, self.at, desk.key)
+        value_place.index_copy_(1, self.at, desk.value)
+        scores = torch.bmm(desk.queries, keys) + (self.near if layer.window > 0 else self.seen)
+        torch.bmm(scores.softmax(-1), values, out=desk.heard)
 
 
 class GraphDecoder(Decoder):
@@ -55,8 +57,8 @@ class GraphDecoder(Decoder):
         self.token = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.at = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.recorded: Tensor | None = None
-        """The store (layers, 2, K, size, d) that the recording reads and writes."""
+        self.recorded: Store | None = None
+        """What the recording reads and writes."""
         self.logits = self.hidden = torch.zeros(0)
         self.records = cache.device.type == "cuda"
 
@@ -71,7 +73,7 @@ class GraphDecoder(Decoder):
         cache.reserve(at + 1)
         self.token.fill_(token)
         self.at.fill_(at)
-        if self.recorded is not cache.whole:
+        if self.recorded is not cache.store:
             try:
                 self._record()
             except RuntimeError as error:
@@ -94,19 +96,20 @@ class GraphDecoder(Decoder):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.logits, self.hidden = self.fixed()
-        self.graph, self.recorded = graph, self.cache.whole
+        self.graph, self.recorded = graph, self.cache.store
 
     @torch.inference_mode()
     def fixed(self) -> tuple[Tensor, Tensor]:
         """Scores (V,) and hidden state (1, D) after the token in `self.token` at the position in `self.at`, with shapes that depend on
         neither; keys and values go to the cache, which is not advanced."""
-        store, still = self.cache.whole, self.still
-        still.look(self.at, store.shape[3], self.window)
-        h = self.embedding.index_select(0, self.token).to(torch.float32)
+        store, still = self.cache.store, self.still
+        still.look(self.at, store.size, self.window)
+        places = self.desks[0]
+        h = Desk(*places).h.copy_(self.embedding.index_select(0, self.token))
+        if self.scale != 1.0:
+            h.mul_(self.scale)
         turn = self.rotary.index_select(0, self.at)[0] * self.factor + self.shift
         local = turn if self.local is self.rotary else self.local.index_select(0, self.at)[0] * self.factor + self.shift
-        places = list(store.unbind(0))
-        keys = list(store.select(1, 0).transpose(2, 3).unbind(0))
-        values = list(store.select(1, 1).unbind(0))
-        hidden = still(still.begin(h if self.scale == 1.0 else h.mul_(self.scale)), turn, local, places, keys, values)
+        keys, values = list(store.keys.unbind(0)), list(store.values.unbind(0))
+        hidden = still(turn, local, places, (keys, values, keys, values))
         return self.head(hidden)[0], hidden

@@ -3,20 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from assistant.lm.config import Config
 
-Seen = tuple[list[Tensor], list[Tensor], list[Tensor]]
+Seen = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+_APART = 16
+"""Rows of keys end this many numbers before the next begins: rows that are a power of two apart share too few places of the processor's
+cache."""
 
 
-def look(store: Tensor, at: int, first: int) -> Seen:
-    """`KVCache.seen` for stored keys and values (layers, 2, K, size, d): one view of all layers, then cut, costs less than one a layer."""
-    seen = store.narrow(3, first, at + 1 - first)
-    keys, values = seen.select(1, 0).transpose(2, 3), seen.select(1, 1)
-    return list(store.narrow(3, at, 1).unbind(0)), list(keys.unbind(0)), list(values.unbind(0))
+class Store(NamedTuple):
+    """Room for keys and values of all layers. A token's scores are products with all positions of each number of the keys in turn, so
+    these lie side by side; its attention adds up whole values."""
+
+    keys: Tensor
+    """(layers, …, K, d, size)."""
+    values: Tensor
+    """(layers, …, K, size, d)."""
+
+    @classmethod
+    def allocate(cls, config: Config, size: int, device: torch.device, *rows: int) -> Store:
+        """Zeros for `size` positions, of one sequence or of several in `rows`."""
+        c = config
+        keys = torch.zeros(c.n_layers, *rows, c.n_kv_heads, c.head_width, size + _APART, device=device).narrow(-1, 0, size)
+        return cls(keys, torch.zeros(c.n_layers, *rows, c.n_kv_heads, size, c.head_width, device=device))
+
+    @property
+    def size(self) -> int:
+        """How many positions there is room for."""
+        return self.values.shape[-2]
+
+    def row(self, number: int) -> Store:
+        """That of one sequence of several."""
+        return Store(self.keys[:, number], self.values[:, number])
+
+    def first(self, length: int) -> Store:
+        """That of the first `length` positions."""
+        return Store(self.keys.narrow(-1, 0, length), self.values.narrow(-2, 0, length))
+
+    def take(self, other: Store, length: int) -> None:
+        """Copy the first `length` positions of `other`."""
+        for mine, theirs in zip(self.first(length), other.first(length), strict=True):
+            mine.copy_(theirs)
+
+    def look(self, at: int, first: int = 0) -> Seen:
+        """For a token at position `at` of one sequence, per layer: the places of its key (K, d, 1) and value (K, 1, d), and the keys
+        (K, d, T) and values (K, T, d) of all positions from `first` to its own. One view of all layers, then cut, costs less than one a
+        layer."""
+        keys, values, count = self.keys, self.values, at + 1 - first
+        views = keys.narrow(3, at, 1), values.narrow(2, at, 1), keys.narrow(3, first, count), values.narrow(2, first, count)
+        key_places, value_places, seen_keys, seen_values = (list(view.unbind(0)) for view in views)
+        return key_places, value_places, seen_keys, seen_values
 
 
 class KVCache:
@@ -26,28 +67,21 @@ class KVCache:
         self.config, self.capacity, self.device = config, capacity, device
         self.ids: list[int] = []
         self.length = 0
-        self._allocate(min(capacity, 256))
+        self.store = Store.allocate(config, min(capacity, 256), device)
 
-    def _allocate(self, size: int) -> None:
-        c = self.config
-        self.size = size
-        self.whole = torch.zeros(c.n_layers, 2, c.n_kv_heads, size, c.head_width, device=self.device)
-        self.layers = [self.whole[i] for i in range(len(self.whole))]
+    @property
+    def size(self) -> int:
+        """How many positions there is room for now."""
+        return self.store.size
 
     def reserve(self, length: int) -> None:
         """Make room for `length` positions. Raises ValueError beyond the capacity."""
         if length > self.capacity:
             raise ValueError(f"{length} positions do not fit a context of {self.capacity}")
         if length > self.size:
-            old = self.layers
-            self._allocate(min(self.capacity, max(length, 2 * self.size)))
-            for new, kept in zip(self.layers, old, strict=True):
-                new[:, :, : self.length] = kept[:, :, : self.length]
-
-    def seen(self, first: int = 0) -> Seen:
-        """What the token at `length` sees and where it is written, per layer: its place (2, K, 1, d), the keys (K, d, T) and the values
-        (K, T, d) of all positions from `first` to its own."""
-        return look(self.whole, self.length, first)
+            old = self.store
+            self.store = Store.allocate(self.config, min(self.capacity, max(length, 2 * self.size)), self.device)
+            self.store.take(old, self.length)
 
     def keep_prefix(self, ids: Sequence[int]) -> int:
         """Forget everything after the longest common beginning with `ids`; returns its length (at most len(ids) − 1)."""
@@ -67,11 +101,13 @@ class KVCache:
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`Cache.update` for a batch of one: writes after the current length (which `advance` then moves)."""
-        end = self.length + k.shape[2]
-        store = self.layers[layer]
-        store[0, :, self.length : end] = k[0]
-        store[1, :, self.length : end] = v[0]
-        return store[0, :, :end].unsqueeze(0), store[1, :, :end].unsqueeze(0)
+        past, end = self.length, self.length + k.shape[2]
+        keys, values = self.store.keys[layer], self.store.values[layer]
+        keys[:, :, past:end] = k[0].transpose(1, 2)
+        values[:, past:end] = v[0]
+        if not past:
+            return k, v
+        return keys[:, :, :end].transpose(1, 2).contiguous().unsqueeze(0), values[:, :end].unsqueeze(0)
 
 
 class Recording:

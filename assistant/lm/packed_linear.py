@@ -35,10 +35,8 @@ class PackedMatrices(Protocol):
 def int4_product(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     """x (M, in) bfloat16 → (M, out) bfloat16 on an `Int4`, by the kernel of the device that it was packed for."""
     if packed.dim() == 4:
-        tiled: Tensor = torch.ops.aten._weight_int4pack_mm(x, packed, 32, scales)
-        return tiled
-    y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, 32, scales)
-    return y
+        return torch._weight_int4pack_mm(x, packed, 32, scales)
+    return torch._weight_int4pack_mm_for_cpu(x, packed, 32, scales)
 
 
 class Int4Linear(nn.Module):

@@ -72,7 +72,7 @@ class Speculator:
         self.passes += 1
         at, tokens = cache.length, [token, *guesses]
         cache.reserve(at + len(tokens))
-        states = decoder.rows(tokens, [cache.whole] * len(tokens), list(range(at, at + len(tokens))))
+        states = decoder.rows(tokens, [cache.store] * len(tokens), list(range(at, at + len(tokens))))
         cache.advance([token])
         decoder.state = states[0]
         self._waiting, self._at = list(zip(guesses, states[1:], strict=True)), at + 1

@@ -72,11 +72,17 @@ def test_rows_that_end_leave_and_the_last_takes_their_place():
     slots = SlotCache(config, 3, 8, CPU)
     for length in (1, 2, 3):
         cache = KVCache(config, 8, CPU)
-        cache.layers[0][:, :, :length] = length
+        for kept in cache.store.first(length):
+            kept.fill_(length)
         cache.advance(range(length))
         slots.add(cache)
     slots.remove(0)
-    assert slots.lengths == [3, 2] and slots.layers[0][0, 0, 0, :4, 0].tolist() == [3, 3, 3, 0]
+    assert slots.lengths == [3, 2] and slots.store.keys[0, 0, 0, 0, :4].tolist() == slots.store.values[0, 0, 0, :4, 0].tolist() == [
+        3,
+        3,
+        3,
+        0,
+    ]
     positions, mask = slots.begin()
     assert positions.tolist() == [[3], [2]] and mask[1, 0, 0].tolist() == [True, True, True, False]
 

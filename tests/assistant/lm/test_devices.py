@@ -12,7 +12,7 @@ from assistant.lm.decode import EAGER, Decoder
 from assistant.lm.directory import Directory
 from assistant.lm.engine import Engine
 from assistant.lm.graphs import GraphDecoder
-from assistant.lm.kv_cache import KVCache
+from assistant.lm.kv_cache import KVCache, Store
 from assistant.turn import Sampling
 from tests.tiny_families import write_folder
 
@@ -80,7 +80,7 @@ def test_fixed_shapes_compute_what_growing_ones_do(family, tmp_path):
     model = weights.load(source, source.config(), torch.float32, CPU)[0]
     caches = KVCache(model.config, 60, CPU), KVCache(model.config, 60, CPU)
     for cache in caches:
-        cache._allocate(16)
+        cache.store = Store.allocate(model.config, 16, CPU)
     usual, fixed = Decoder(model, None, caches[0]), GraphDecoder(model, None, caches[1])
     ids = torch.randint(0, 200, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     for token in [*ids, None, *reversed(ids[:20])]:

@@ -60,11 +60,11 @@ def test_every_score_is_the_one_of_decoding_alone(engine, seconds):
     noise = torch.randint(3, 200, (40,), generator=generator).tolist()
     ids = noise[:20] + loop * 6 + noise[20:] + loop * 3 + noise[:20]
     alone = logits_of(engine._decoder, engine, ids)
-    kept = [layer[:, :, : len(ids)].clone() for layer in engine.cache.layers]
+    kept = [part.clone() for part in engine.cache.store.first(len(ids))]
     clock = Clock(engine, seconds)
     together = logits_of(clock.speculator, engine, ids)
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert all(torch.equal(a, layer[:, :, : len(ids)]) for a, layer in zip(kept, engine.cache.layers, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, engine.cache.store.first(len(ids)), strict=True))
     assert engine.cache.ids == ids and clock.speculator.passes > 0
     if seconds == 100:
         assert clock.speculator.passes <= 6  # it does not pay, and is tried ever more seldom
