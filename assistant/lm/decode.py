@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from assistant.lm.head import head_product
 from assistant.lm.kernels import Kernels, onednn_has_bfloat16, without_onednn
-from assistant.lm.kv_cache import KVCache, Seen, Store
+from assistant.lm.kv_cache import KVCache, Store
 from assistant.lm.packed_linear import Int8Linear, int4_product, is_int8, packed_view
 from assistant.lm.parallel import Share
 from assistant.lm.quantize import Int4
@@ -96,6 +96,7 @@ class Desk(NamedTuple):
     half_gate: Tensor
 
     @classmethod
+    @torch.inference_mode()
     def prepare(cls, config: Config, device: torch.device) -> Desk:
         """One for the sizes of a model."""
 
@@ -134,6 +135,10 @@ def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
+Inputs = tuple[list[Tensor], Tensor, list[Tensor], Tensor, list[Tensor]]
+"""What `Step.forward` takes."""
+
+
 class Step(nn.Module):
     """One pass through all blocks for one token."""
 
@@ -149,29 +154,39 @@ class Step(nn.Module):
         # On the CPU a complex product turns all pairs in one call; other devices get the real form.
         self.complex = norm.device.type == "cpu"
 
-    def forward(self, turn: Tensor, local: Tensor, places: Sequence[Tensor], seen: Seen) -> Tensor:
-        """turn, local: `angles` of the token's position, the second for layers with a window; places: a `Desk` with the token's embedding
-        as `h`; seen: `Store.look`.
+    def forward(self, places: Sequence[Tensor], turn: Tensor, seen: Sequence[Tensor], local: Tensor, near: Sequence[Tensor]) -> Tensor:
+        """places: a `Desk` with the token's embedding as `h`; turn: `angles` of its position; seen: a `Seen`; local and near: the same for
+        layers with a window.
 
         Returns the hidden state (1, D) after the last norm.
         """
-        desk, (key_places, value_places, keys, values) = Desk(*places), seen
+        desk, views = Desk(*places), self.views(seen, near)
         for i, layer in enumerate(self.layers):
             desk.qkv.copy_(product(self.normed(desk, layer.attention_norm), desk.half_normed, layer.qkv))
-            self.hear(desk, layer, local if layer.window > 0 else turn, key_places[i], value_places[i], keys[i], values[i])
+            self.hear(desk, layer, local if layer.window else turn, *views[i])
             self.join(desk, product(desk.heard_row, desk.half_heard, layer.out), layer.post_attention_norm)
             desk.gate_up.copy_(product(self.normed(desk, layer.ffn_norm), desk.half_normed, layer.gate_up))
             self.join(desk, product(self.gated(desk), desk.half_gate, layer.down), layer.post_ffn_norm)
         return self.normed(desk, self.norm).clone()
 
-    def rows(self, desks: list[Desk], turns: list[Tensor], locals_: list[Tensor], seen: list[Seen]) -> list[Tensor]:
+    def views(self, seen: Sequence[Tensor], near: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Of every layer its part of what it sees."""
+        whole = list(zip(*(part.unbind(0) for part in seen), strict=True))
+        if not any(layer.window for layer in self.layers):
+            return whole
+        parts = zip(*(part.unbind(0) for part in near), strict=True)
+        return [part if layer.window else all_ for layer, part, all_ in zip(self.layers, parts, whole, strict=True)]
+
+    def rows(self, tokens: list[Inputs]) -> list[Tensor]:
         """`forward` for one token each of several sequences, in lockstep: only the matrix products are shared, so that every row has
         the bits it would have alone wherever a product's rows have them (the quantised kernels' do)."""
+        desks = [Desk(*token[0]) for token in tokens]
+        views = [self.views(seen, near) for _, _, seen, _, near in tokens]
         for i, layer in enumerate(self.layers):
             for desk, x in zip(desks, together([self.normed(desk, layer.attention_norm) for desk in desks], layer.qkv), strict=True):
                 desk.qkv.copy_(x)
-            for desk, angles, parts in zip(desks, locals_ if layer.window > 0 else turns, seen, strict=True):
-                self.hear(desk, layer, angles, *(part[i] for part in parts))
+            for desk, (_, turn, _, local, _), parts in zip(desks, tokens, views, strict=True):
+                self.hear(desk, layer, local if layer.window else turn, *parts[i])
             for desk, x in zip(desks, together([desk.heard_row for desk in desks], layer.out), strict=True):
                 self.join(desk, x, layer.post_attention_norm)
             for desk, x in zip(desks, together([self.normed(desk, layer.ffn_norm) for desk in desks], layer.gate_up), strict=True):
@@ -187,7 +202,8 @@ class Step(nn.Module):
 
     def join(self, desk: Desk, y: Tensor, after: Tensor | None) -> None:
         """Add `y` to the residual stream, normalised first where the family does that."""
-        desk.h.add_(y if after is None else head_norm(y.to(torch.float32), after, self.norm_eps))
+        y = desk.normed.copy_(y)
+        desk.h.add_(y if after is None else head_norm(y, after, self.norm_eps))
 
     def gated(self, desk: Desk) -> Tensor:
         """The product of the activated gate with the other half, written over the gate (1, F)."""
@@ -225,10 +241,10 @@ def together(xs: list[Tensor], matrix: Matrix) -> Iterable[Tensor]:
     return product(rows, rows.to(torch.bfloat16), matrix).split(1)  # type: ignore[no-any-return, no-untyped-call]
 
 
-Run = Callable[[Tensor, Tensor, Sequence[Tensor], Seen], Tensor]
+Run = Callable[[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor, Sequence[Tensor]], Tensor]
 
 
-def accelerated(step: Step, inputs: tuple[Tensor, Tensor, Sequence[Tensor], Seen]) -> Run:
+def accelerated(step: Step, inputs: Inputs) -> Run:
     """`step` traced with `inputs`, or `step` itself where torch cannot (or PELLUCID_EAGER is set). Takes a tenth of a second: one token is
     computed, no optimiser runs. What `step` decides by itself (families, windows) is decided once; what depends on the token comes in."""
     if os.environ.get(EAGER):
@@ -242,9 +258,9 @@ def accelerated(step: Step, inputs: tuple[Tensor, Tensor, Sequence[Tensor], Seen
 
     unoptimised = torch.jit.optimized_execution  # type: ignore[attr-defined]
 
-    def run(turn: Tensor, local: Tensor, places: Sequence[Tensor], seen: Seen) -> Tensor:
+    def run(places: Sequence[Tensor], turn: Tensor, seen: Sequence[Tensor], local: Tensor, near: Sequence[Tensor]) -> Tensor:
         with unoptimised(False):  # the optimiser would compile again on the second call and win nothing here
-            return cast(Tensor, traced(turn, local, places, seen))
+            return cast(Tensor, traced(places, turn, seen, local, near))
 
     return run
 
@@ -323,7 +339,7 @@ class Decoder:
         if self.cache.device.type not in ("cpu", "mps"):
             return cast(Run, self.step)
         store = Store.allocate(self.cache.config, 4, self.cache.device)
-        return accelerated(self.step, (*self.angles(0), self.embedded(0), store.look(3)))
+        return accelerated(self.step, self._inputs(0, store, 3))
 
     def _table(self, config: Config, cache: KVCache, *, local: bool) -> Tensor:
         table = rotary_table(config, cache.capacity, cache.device, local=local)
@@ -347,29 +363,21 @@ class Decoder:
     def __call__(self, token: int) -> Tensor:
         cache, at = self.cache, self.cache.length
         cache.reserve(at + 1)
-        h = self.run(*self.angles(at), self.embedded(token), self._near(cache.store, at))
+        h = self.run(*self._inputs(token, cache.store, at))
         cache.advance([token])
         self.state = h
         return self.head(h)[0]
 
-    def _near(self, store: Store, at: int) -> Seen:
-        """What every layer sees: everything, or its window."""
-        seen = store.look(at)
-        first = at + 1 - self.window
-        if self.window and first > 0:
-            near = store.look(at, first)
-            for i, layer in enumerate(self.step.layers):
-                if layer.window:
-                    seen[2][i], seen[3][i] = near[2][i], near[3][i]
-        return seen
+    def _inputs(self, token: int, store: Store, at: int, desk: int = 0) -> Inputs:
+        """For a token at position `at` of a sequence: what every layer sees is everything, or its window."""
+        turn, local = self.angles(at)
+        seen, first = list(store.look(at)), at + 1 - self.window
+        return self.embedded(token, desk), turn, seen, local, list(store.look(at, first)) if self.window and first > 0 else seen
 
     @torch.inference_mode()
     def rows(self, tokens: list[int], stores: list[Store], ats: list[int]) -> list[Tensor]:
         """One token each of several sequences → hidden states (1, D); stores[i] is that of sequence i, written at ats[i]."""
-        turns, locals_ = zip(*(self.angles(at) for at in ats), strict=True)
-        seen = [self._near(store, at) for store, at in zip(stores, ats, strict=True)]
-        desks = [Desk(*self.embedded(token, i)) for i, token in enumerate(tokens)]
-        return self.step.rows(desks, list(turns), list(locals_), seen)
+        return self.step.rows([self._inputs(*one, desk) for desk, one in enumerate(zip(tokens, stores, ats, strict=True))])
 
 
 def _layer(index: int, block: Block, packed: PackedBlock | None) -> Layer:

@@ -94,10 +94,10 @@ class Writer:
             return self._drawn(logits, step)
 
     def _drawn(self, logits: Tensor, step: int) -> tuple[int, Callable[[str], ReplyToken]]:
-        kept = sampler.truncate(logits, self.reply, self._sampling)
-        token = sampler.draw(kept, self._sampling, step)
         values, ids = likeliest(logits, CANDIDATES)
-        shares = torch.exp(logits - values[0])
+        kept = sampler.truncate(logits, self.reply, self._sampling, sampler.Kept(ids, values))
+        token = sampler.draw(kept, self._sampling, step)
+        shares = torch.sub(logits, values[0]).exp_()
         mass = shares.sum()
         total = values[0] + mass.log()  # log p = logit − total
         spread = total - torch.dot(shares, logits) / mass

@@ -110,6 +110,6 @@ class GraphDecoder(Decoder):
             h.mul_(self.scale)
         turn = self.rotary.index_select(0, self.at)[0] * self.factor + self.shift
         local = turn if self.local is self.rotary else self.local.index_select(0, self.at)[0] * self.factor + self.shift
-        keys, values = list(store.keys.unbind(0)), list(store.values.unbind(0))
-        hidden = still(turn, local, places, (keys, values, keys, values))
+        seen = (*store, *store)
+        hidden = still(places, turn, seen, local, seen)
         return self.head(hidden)[0], hidden

@@ -61,13 +61,16 @@ class Kernels:
 
     @property
     def dtype(self) -> str:
-        """The one of FORMATS that reads 128 tokens and writes 128 in the shortest time; int4 unless another is clearly faster."""
+        """The one of FORMATS that reads 128 tokens and writes 128 in the shortest time; int4 unless another is clearly faster, where those
+        that write tokens alike are compared by how they read prompts."""
         never = float("inf")
         cost = {
             name: PROMPT * self.seconds.get(f"token {writes}", never) + self.seconds.get(f"prompt {reads}", never)
             for name, (writes, reads) in FORMATS.items()
         }
         best = min(cost, key=lambda name: cost[name])
+        if FORMATS[best][0] == "int4":
+            cost = {name: self.seconds.get(f"prompt {reads}", never) for name, (_, reads) in FORMATS.items()}
         return best if cost[best] < CLEARLY * cost["int4"] else "int4"
 
     @property

@@ -10,7 +10,20 @@ from torch import Tensor
 
 from assistant.lm.config import Config
 
-Seen = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+
+class Seen(NamedTuple):
+    """What a new token of one sequence sees in every layer, and where it leaves its own."""
+
+    key_place: Tensor
+    """(layers, K, d, 1)"""
+    value_place: Tensor
+    """(layers, K, 1, d)"""
+    keys: Tensor
+    """(layers, K, d, T): of its own position and those before."""
+    values: Tensor
+    """(layers, K, T, d)"""
+
+
 _APART = 16
 """Rows of keys end this many numbers before the next begins: rows that are a power of two apart share too few places of the processor's
 cache."""
@@ -51,13 +64,9 @@ class Store(NamedTuple):
             mine.copy_(theirs)
 
     def look(self, at: int, first: int = 0) -> Seen:
-        """For a token at position `at` of one sequence, per layer: the places of its key (K, d, 1) and value (K, 1, d), and the keys
-        (K, d, T) and values (K, T, d) of all positions from `first` to its own. One view of all layers, then cut, costs less than one a
-        layer."""
+        """What a token at position `at` of one sequence sees of the positions from `first` to its own."""
         keys, values, count = self.keys, self.values, at + 1 - first
-        views = keys.narrow(3, at, 1), values.narrow(2, at, 1), keys.narrow(3, first, count), values.narrow(2, first, count)
-        key_places, value_places, seen_keys, seen_values = (list(view.unbind(0)) for view in views)
-        return key_places, value_places, seen_keys, seen_values
+        return Seen(keys.narrow(3, at, 1), values.narrow(2, at, 1), keys.narrow(3, first, count), values.narrow(2, first, count))
 
 
 class KVCache:

@@ -43,14 +43,20 @@ def gumbel(seed: int, step: int, token: int) -> float:
     return -math.log(-math.log(u))
 
 
-def truncate(logits: Tensor, reply: Sequence[int], sampling: Sampling) -> Kept:
-    """Apply the repetition penalty for the `reply` so far to `logits` (V,), then top-k, top-p and min-p. At least one candidate is kept."""
-    if sampling.repetition_penalty != 1.0 and reply:
+def truncate(logits: Tensor, reply: Sequence[int], sampling: Sampling, known: Kept | None = None) -> Kept:
+    """Apply the repetition penalty for the `reply` so far to `logits` (V,), then top-k, top-p and min-p. At least one candidate is kept.
+
+    known: the likeliest few of `logits`, where they have been looked up already.
+    """
+    penalised = sampling.repetition_penalty != 1.0 and bool(reply)
+    if penalised:
         seen = torch.tensor(sorted(set(reply[-PENALTY_WINDOW:])), device=logits.device)
         logits = logits.clone()
         values = logits[seen]
         logits[seen] = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
     if sampling.temperature == 0:
+        if known is not None and not penalised and known.logits[0] > known.logits[1]:
+            return Kept(known.ids[:1], known.logits[:1])
         best = torch.tensor([highest(logits)], device=logits.device)
         return Kept(best, logits[best])
     k = min(sampling.top_k or len(logits), len(logits))

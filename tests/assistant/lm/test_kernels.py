@@ -31,6 +31,9 @@ def test_what_was_measured_decides():
     assert Kernels(AVX2).dtype == "int4" and Kernels(AVX2).columns
     assert Kernels(AVX512).dtype == "int4+bfloat16" and Kernels(AVX512).native
     assert Kernels(SCALAR).dtype == "bfloat16"
+    # a prompt read four times faster counts, however long the reply takes
+    assert Kernels({"token int4": 32, "prompt float32": 960, "prompt bfloat16": 217}).dtype == "int4+bfloat16"
+    assert Kernels({"token int4": 32, "prompt float32": 230, "prompt bfloat16": 217}).dtype == "int4"
     assert Kernels(SCALAR | {"prompt bfloat16": 70_000}).dtype == "float32"
     assert Kernels({name: 1.0 for name in AVX2}).dtype == "int4"  # a draw changes nothing
     assert not Kernels(AVX2 | {"prompt float32": 1000}).columns

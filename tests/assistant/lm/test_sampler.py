@@ -43,6 +43,17 @@ def test_temperature_zero_takes_the_likeliest_and_needs_no_seed():
     assert draw(truncate(LOGITS, [], greedy), greedy, 0) == 0
 
 
+def test_what_was_looked_up_already_is_taken_only_where_it_decides():
+    greedy = sampling(temperature=0, seed=None)
+    known = sampler.Kept(torch.tensor([0, 1]), LOGITS[:2])
+    assert truncate(LOGITS, [], greedy, known).ids.tolist() == [0]
+    alike = torch.tensor([1.0, 3.0, 3.0])  # of equals the first wins, whatever order they were found in
+    assert truncate(alike, [], greedy, sampler.Kept(torch.tensor([2, 1]), alike[1:])).ids.tolist() == [1]
+    penalised = sampling(temperature=0, repetition_penalty=4.0)
+    assert truncate(LOGITS, [0], penalised, known).ids.tolist() == [1]
+    assert truncate(LOGITS, [], sampling(top_k=3), known).ids.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "changes, kept",
     [
