@@ -7,6 +7,7 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from assistant.benchmarks.measure import busy_core, interleaved, machine, peak_megabytes
 from assistant.errors import UsageError
 from assistant.lm.chat_format import Prompt
-from assistant.lm.engine import Engine
+from assistant.lm.engine import PACKED, Engine
 from assistant.lm.kernels import Kernels, measure
 from assistant.lm.speculate import speculator
 from assistant.settings import Settings
@@ -73,6 +74,8 @@ def bench(
         "load_seconds": load,
         "first_load_seconds": first_load,
         "peak_megabytes": memory,
+        "dense_copy_megabytes": dense_copy(engine) / 1e6,
+        "turn_5": fifth_turn(engine, settings, rounds),
         "joules_per_token": mine["joules_per_token"]["median"],
         "energy_source": energy_source(engine, ids),
         "figures": figures,
@@ -82,6 +85,43 @@ def bench(
         },
         **beside,
     }  # fmt: skip
+
+
+QUESTIONS = (
+    "What is a rainbow?", "Why is it round?", "Can I walk to its end?", "Who explained it first?", "And why is the sky behind it dark?",
+)  # fmt: skip
+
+
+def fifth_turn(engine: Engine, settings: Settings, rounds: int) -> dict[str, float]:
+    """Seconds until the first token of the fifth turn of a chat, as these settings have it, and with the turns before forgotten."""
+    messages = [Message("system", settings.system)]
+    engine.cache.keep_prefix([])
+    for question in QUESTIONS:
+        messages.append(Message("user", question))
+        prompt = engine.render(messages, reserve=settings.max_tokens)
+        if len(messages) < 2 * len(QUESTIONS):
+            messages.append(Message("assistant", "".join(token.text for token in engine.generate(prompt, settings.sampling(seed=1)))))
+    cached = engine.cache.keep_prefix(prompt.ids)
+
+    def reads(keep: int) -> dict[str, float]:
+        engine.cache.keep_prefix([*prompt.ids[:keep], prompt.ids[keep]])
+        generation = engine.generate(prompt, replace(GREEDY, max_tokens=1))
+        list(generation)
+        return {"seconds": generation.usage.prefill_seconds}
+
+    taken = interleaved({"cached": partial(reads, cached), "whole": partial(reads, 0)}, rounds)
+    went_on, whole = (taken[name]["seconds"]["median"] for name in ("cached", "whole"))
+    return {
+        "prompt_tokens": len(prompt.ids), "cached_tokens": cached, "time_to_first_token_seconds": went_on, "whole_prompt_seconds": whole,
+        "share": went_on / whole,
+    }  # fmt: skip
+
+
+def dense_copy(engine: Engine) -> int:
+    """Bytes of the blocks' weights as numbers beside their packed codes: they read prompts and serve gradients. 0 where there are none."""
+    if engine.info.dtype not in PACKED:
+        return 0
+    return sum(parameter.nbytes for parameter in engine.model.blocks.parameters())
 
 
 def microseconds(kernels: Kernels) -> dict[str, float]:

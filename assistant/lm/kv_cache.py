@@ -24,6 +24,8 @@ class Seen(NamedTuple):
     """(layers, K, T, d)"""
 
 
+_ROOM = 256
+"""A cache is made for at least so many positions more than were asked for: after a prompt comes its reply."""
 _APART = 16
 """Rows of keys end this many numbers before the next begins: rows that are a power of two apart share too few places of the processor's
 cache."""
@@ -76,7 +78,7 @@ class KVCache:
         self.config, self.capacity, self.device = config, capacity, device
         self.ids: list[int] = []
         self.length = 0
-        self.store = Store.allocate(config, min(capacity, 256), device)
+        self.store = Store.allocate(config, min(capacity, _ROOM), device)
 
     @property
     def size(self) -> int:
@@ -89,7 +91,7 @@ class KVCache:
             raise ValueError(f"{length} positions do not fit a context of {self.capacity}")
         if length > self.size:
             old = self.store
-            self.store = Store.allocate(self.config, min(self.capacity, max(length, 2 * self.size)), self.device)
+            self.store = Store.allocate(self.config, min(self.capacity, max(length + _ROOM, 2 * self.size)), self.device)
             self.store.take(old, self.length)
 
     def keep_prefix(self, ids: Sequence[int]) -> int:

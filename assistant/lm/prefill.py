@@ -1,10 +1,10 @@
 """Reading a prompt: the arithmetic of `transformer.py` for a batch of one without gradients, laid out for the processor's matrix kernels.
 
-In float32 the residual stream is kept feature-major, h (D, L). Then the two largest products of a block are W · x with the big matrix on
-the left, which most CPU libraries multiply some 15 % faster at the length of a prompt than x · Wᵀ (`kernels.py` measures whether these
-do), the residual sums happen inside the products, and everything between them is done in place. In bfloat16 the products are so quick
-that what lies between them takes as long: the stream (L, D) stays float32, and everything else is done in as few passes as there can be.
-Of the last block only the keys and values of all positions are needed, and what the last position makes of them.
+The residual stream is kept feature-major, h (D, L), in float32. Then the products of a block are W · x with the big matrix on the left.
+In float32 most CPU libraries multiply so some 15 % faster at the length of a prompt than x · Wᵀ (`kernels.py` measures whether these do),
+and the residual sums happen inside the products. In bfloat16 oneDNN rearranges the right operand for the processor at every call, and here
+that is the prompt, not the weights: a third less time at any length, and half where the matrix is large. Everything between the products is
+done in place. Of the last block only the keys and values of all positions are needed, and what the last position makes of them.
 """
 
 from __future__ import annotations
@@ -29,52 +29,48 @@ def reader(model: Transformer, *, columns: bool) -> Read | None:
     if not (model.config.plain and model.norm.device.type == "cpu" and type(qkv) is nn.Linear):
         return None
     if qkv.weight.dtype is torch.bfloat16:
-        return read_halves
+        return read
     return read if columns and qkv.weight.dtype is model.embedding.weight.dtype is torch.float32 else None
 
 
 @torch.inference_mode()
 def read(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
     """Hidden state (D,) after the last of `ids` (L,), which follow what is in the cache; their keys and values are written, not counted.
+    The blocks' weights are float32 or bfloat16.
 
     `mask` (1, 1, L, T) is True where a query may look; None is plain causal and needs an empty cache.
     """
     c, past, length = model.config, cache.length, len(ids)
     rows, ffn = (length, c.n_heads + 2 * c.n_kv_heads, c.head_width), c.ffn_width
+    precision = cast(Block, model.blocks[0]).qkv.weight.dtype
     turn = torch.view_as_complex(model.cos_sin(past + length)[past : past + length]).unsqueeze(1)  # (L, 1, d/2)
-    h = F.embedding(ids, model.embedding.weight).t().contiguous()  # (D, L)
+    h = F.embedding(ids, model.embedding.weight).float().t().contiguous()  # (D, L)
+    hidden = None if mask is None else torch.zeros(mask.shape, dtype=precision).masked_fill_(~mask, -torch.inf)
     for layer, block in enumerate(cast("list[Block]", model.blocks)):
-        x = F.linear(_normed(h, block.attention_norm, c.norm_eps).t(), block.qkv.weight, block.qkv.bias).view(rows)
-        heard = _hear(x, block, layer, turn, cache, mask)
+        x = torch.mm(block.qkv.weight, _normed(h, block.attention_norm, c.norm_eps).to(precision))  # ((H + 2K) · d, L)
+        x = x.t().contiguous().float()
+        x = x if block.qkv.bias is None else x.add_(block.qkv.bias)
+        heard = _hear(x.view(rows), block, layer, turn, cache, hidden)
         if layer == c.n_layers - 1:
             h = h[:, -1:].contiguous()
-        h.addmm_(block.out.weight, heard.t())
-        x = torch.mm(block.gate_up.weight, _normed(h, block.ffn_norm, c.norm_eps))  # (2F, L)
-        h.addmm_(block.down.weight, F.silu(x[:ffn], inplace=True).mul_(x[ffn:]))
+        _add(h, block.out.weight, heard.t())
+        x = torch.mm(block.gate_up.weight, _normed(h, block.ffn_norm, c.norm_eps).to(precision))  # (2F, L)
+        _add(h, block.down.weight, F.silu(x[:ffn], inplace=True).mul_(x[ffn:]))
     return rms_norm(h[:, 0], model.norm, c.norm_eps)
 
 
-@torch.inference_mode()
-def read_halves(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
-    """`read` for blocks in bfloat16."""
-    c, past, length = model.config, cache.length, len(ids)
-    rows, ffn = (length, c.n_heads + 2 * c.n_kv_heads, c.head_width), c.ffn_width
-    turn = torch.view_as_complex(model.cos_sin(past + length)[past : past + length]).unsqueeze(1)  # (L, 1, d/2)
-    h = F.embedding(ids, model.embedding.weight).float()  # (L, D)
-    for layer, block in enumerate(cast("list[Block]", model.blocks)):
-        x = F.linear(_halved(h, block.attention_norm, c.norm_eps), block.qkv.weight, block.qkv.bias).view(rows).float()
-        heard = _hear(x, block, layer, turn, cache, mask)
-        if layer == c.n_layers - 1:
-            h = h[-1:]
-        h.add_(F.linear(heard.bfloat16(), block.out.weight))
-        x = F.linear(_halved(h, block.ffn_norm, c.norm_eps), block.gate_up.weight)  # (L, 2F)
-        h.add_(F.linear(F.silu(x[:, :ffn]).mul_(x[:, ffn:]), block.down.weight))
-    return rms_norm(h[0], model.norm, c.norm_eps)
+def _add(h: Tensor, weight: Tensor, x: Tensor) -> None:
+    """h (D, L) += weight · x, x (in, L) in the precision of the weight."""
+    if weight.dtype is h.dtype:
+        h.addmm_(weight, x)
+    else:
+        h.add_(torch.mm(weight, x))
 
 
 def _hear(x: Tensor, block: Block, layer: int, turn: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
-    """Attention of one block: x (L, H + 2K, d), its queries, keys and values, written over; `turn` (L, 1, d/2) turns them. Returns
-    (L, H · d), of the last block for the last position only (1, H · d); keys and values go into the cache."""
+    """Attention of one block: x (L, H + 2K, d), its queries, keys and values, written over; `turn` (L, 1, d/2) turns them; `mask` is added
+    to the scores. Returns (L, H · d) in the precision of the weights, in which the scores are multiplied as well, of the last block for
+    the last position only (1, H · d); keys and values go into the cache as they are."""
     c = block.config
     heads, kv, d = c.n_heads, c.n_kv_heads, c.head_width
     if c.qk_norm:
@@ -86,13 +82,9 @@ def _hear(x: Tensor, block: Block, layer: int, turn: Tensor, cache: KVCache, mas
     if layer == c.n_layers - 1:
         q, mask = q[:, :, -1:], None if mask is None else mask[:, :, -1:]
     causal = mask is None and q.shape[2] > 1
+    q, k, v = (part.to(block.out.weight.dtype) for part in (q, k, v))
     heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
     return heard[0].transpose(0, 1).reshape(-1, heads * d)
-
-
-def _halved(h: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of the rows of h (L, D), in bfloat16."""
-    return rms_norm(h, weight, eps).bfloat16()
 
 
 def _normed(h: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -164,3 +164,11 @@ def test_the_default_model_answers(default_model):
     prompt = engine.render([Message("user", "What is the capital of France?")], reserve=32)
     generation = engine.generate(prompt, Sampling(temperature=0, repetition_penalty=1.0, max_tokens=24))
     assert "Paris" in "".join(t.text for t in generation) and generation.finish == "stop"
+
+
+def test_after_a_long_prompt_the_reply_finds_room(tiny_model):
+    engine = Engine.load(tiny_model, context_length=2048)
+    engine.prefill([5] * min(400, engine.context_length - 20))
+    before = engine.cache.store
+    engine.decode(3)
+    assert engine.cache.store is before

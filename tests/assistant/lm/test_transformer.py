@@ -69,7 +69,7 @@ def test_reading_a_prompt_in_bfloat16_is_as_near_the_exact_model_as_the_dense_wa
     ids = torch.randint(0, config.vocab_size, (20,))
     dense, cache = KVCache(config, 64, CPU), KVCache(config, 64, CPU)
     read = prefill.reader(halves, columns=False)
-    assert read is prefill.read_halves
+    assert read is prefill.read
     read(halves, ids[:12], cache)
     cache.advance(ids[:12].tolist())
     last = read(halves, ids[12:], cache, (torch.arange(20) <= torch.arange(12, 20).unsqueeze(1)).view(1, 1, 8, 20))
