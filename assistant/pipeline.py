@@ -78,6 +78,7 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
         ids, begun = continuing.open_reply(ids, cut, engine), cut.reply
     notices = guard.notices(turn.language) + language.notices(turn.language, engine, ids, earlier=[t.language for t in history])
     turn = replace(turn, prompt_ids=ids.ids, notices=notices)
+    generation = engine.generate(ids, turn.sampling, cancel=cancel)  # made ready; it begins with its first token
     ledger.open_turn(turn)
     if request.continues:
         ledger.record_event("reply.continue", {"turn": turn.id, "continues": request.continues})
@@ -85,7 +86,6 @@ def respond(request: Request, *, engine: Engine, guard: Guard, ledger: Ledger, c
         yield Notice(text)
 
     # 3. Generate; every token passes moderation before its text is shown.
-    generation = engine.generate(ids, turn.sampling, cancel=cancel)
     moderator = guard.moderator(prompt, system=request.system)
     tokens: list[ReplyToken] = []
     shown: list[str] = []

@@ -86,11 +86,14 @@ class Server:
             raise ModelError(f"the server {self.url} does not speak the OpenAI protocol: check --base-url, which usually ends in /v1")
         return answer
 
+    def request_for(self, path: str, body: dict[str, Any]) -> Any:
+        """A request for a streamed answer, not sent yet."""
+        return self._pool.build_request("POST", self.url + path, json={**body, "stream": True}, headers=self._headers)
+
     @contextlib.asynccontextmanager
-    async def streamed(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def streamed(self, request: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         """The pieces of one streamed answer. Through the client's own pool of connections, and past its `create`: that looks through the
         whole conversation for files to upload, which takes as long as everything else here. Raises the client's errors."""
-        request = self._pool.build_request("POST", self.url + path, json={**body, "stream": True}, headers=self._headers)
         try:
             response = await self._pool.send(request, stream=True)
         except Exception as error:
@@ -189,6 +192,11 @@ class Stream:
         self._server, self._path, self._body, self._cancel = server, path, dict(body), cancel
         self._inbox: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
         self._heard = self._over = False
+        self._request: Any = None
+        server._loop.call_soon_threadsafe(self._prepare)  # while the caller still has to wait for its log
+
+    def _prepare(self) -> None:
+        self._request = self._server.request_for(self._path, self._body)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The events as they come; ends early, and quietly, when cancelled. Raises ModelError; what came before it was yielded."""
@@ -236,7 +244,8 @@ class Stream:
 
     async def _once(self) -> None:
         ended = False
-        async with self._server.streamed(self._path, self._body) as pieces:
+        request, self._request = self._request or self._server.request_for(self._path, self._body), None  # the next try may be another
+        async with self._server.streamed(request) as pieces:
             async for event in events(pieces):
                 self._heard = self._heard or _says_something(event)
                 ended = ended or _ends(event)
