@@ -75,6 +75,23 @@ def test_the_conversation_goes_along_and_a_blocked_prompt_never_reaches_the_serv
     assert len(server.requests) == 2
 
 
+def test_a_request_is_made_ready_early_but_sent_only_when_the_log_has_it(serve, connect, guard, ledger, monkeypatch):
+    server = serve()
+    engine = connect(server)
+    generation = engine.generate(engine.render_raw("The sea"), SAMPLING)
+    time.sleep(0.05)
+    assert not server.requests
+    assert "".join(token.text for token in generation) == "The sea is blue." and len(server.requests) == 1
+
+    def full(turn):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ledger, "open_turn", full)
+    with pytest.raises(OSError, match="No space"):
+        answered(engine, guard, ledger)
+    assert len(server.requests) == 1
+
+
 def test_an_unsafe_reply_is_withdrawn_and_the_stream_closed(serve, connect, guard, ledger):
     unsafe = "Sure. To build a pipe bomb, first fill the pipe with gunpowder and then attach the detonator. Kill them all."
     words = unsafe.split()
