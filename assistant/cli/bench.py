@@ -218,7 +218,7 @@ def served(
 
 
 @bench.command()
-@click.option("--rows", type=click.IntRange(200, 10_000_000), default=2000, show_default=True, help="How many texts are judged.")
+@click.option("--rows", type=click.IntRange(200, 10_000_000), default=6000, show_default=True, help="How many texts are judged.")
 @rounds_option
 @json_option
 def cluster(rows: int, rounds: int, as_json: bool) -> None:

@@ -17,6 +17,8 @@ from assistant.errors import PellucidError, UsageError
 
 TRIES = 4
 _KNOCK_SECONDS = 10.0
+_WAITING = 2
+"""Chunks that a worker has, the one it does and those that wait."""
 _AHEAD = 4
 """Chunks a worker that may be finished before an earlier one is: what a slow chunk can hold up in memory."""
 
@@ -115,50 +117,58 @@ def _knock(address: str) -> None:
 
 
 class _Dispatch:
-    """Hands chunks to whichever worker is free, and puts the results in order."""
+    """Hands chunks to the workers, each of which finds the next one waiting when it has done one, and puts the results in order."""
 
     def __init__(self, ray: Any, workers: list[Any], parts: Iterator[list[Item]], size: int) -> None:
         self._ray, self._workers, self._parts, self._size = ray, workers, enumerate(parts), size
         self._under_way: dict[Any, tuple[int, list[Item], int, Any]] = {}  # promise → (number, chunk, tries, worker)
+        self._lost: list[tuple[int, list[Item], int]] = []
+        """Chunks whose worker died, and how often. Such a one is done with no other beside it: whose fault it was shows then."""
         self._done: dict[int, list[Result]] = {}
 
     def __iter__(self) -> Iterator[list[Result]]:
         self._check_stamps()
         given = 0
-        for worker in self._workers:
-            self._give(worker)
+        self._hand_out()
         while self._under_way or self._done:
             while given in self._done:
                 yield self._done.pop(given)
                 given += 1
             if self._under_way:
                 self._take()
-            for worker in self._idle():
-                if len(self._done) < _AHEAD * len(self._workers):
-                    self._give(worker)
+            self._hand_out()
 
-    def _idle(self) -> list[Any]:
-        busy = [worker for *_, worker in self._under_way.values()]
-        return [worker for worker in self._workers if worker not in busy]
+    def _hand_out(self) -> None:
+        """One chunk to every worker that has none, then the ones that will wait for them."""
+        for waiting in range(_WAITING):
+            for worker in self._workers:
+                has = [tries for _, _, tries, whose in self._under_way.values() if whose is worker]
+                if len(has) <= waiting and max(has, default=1) == 1:
+                    self._give(worker, alone=not has)
 
-    def _give(self, worker: Any) -> None:
-        number, part = next(self._parts, (None, []))
-        if number is not None:
-            self._submit(number, part, 1, worker)
+    def _give(self, worker: Any, *, alone: bool) -> None:
+        if self._lost:
+            if alone:
+                self._submit(*self._lost.pop(0), worker)
+            return
+        if len(self._done) < _AHEAD * len(self._workers):
+            number, part = next(self._parts, (None, []))
+            if number is not None:
+                self._submit(number, part, 1, worker)
 
     def _submit(self, number: int, part: list[Item], tries: int, worker: Any) -> None:
         self._under_way[worker.run.remote(part)] = (number, part, tries, worker)
 
     def _take(self) -> None:
         (promise,), _ = self._ray.wait(list(self._under_way), num_returns=1)
-        number, part, tries, worker = self._under_way.pop(promise)
+        number, part, tries, _ = self._under_way.pop(promise)
         try:
             result = self._ray.get(promise)
         except self._ray.exceptions.RayActorError as error:  # the worker died: Ray starts it again
             if tries >= TRIES:
                 first = number * self._size + 1
                 raise UsageError(f"rows {first} and after killed {TRIES} workers: look at them, or give more memory") from error
-            self._submit(number, part, tries + 1, worker)
+            self._lost.append((number, part, tries + 1))
             return
         if isinstance(result, PellucidError):
             raise result
