@@ -72,7 +72,8 @@ class Worker:
 
     def _load(self) -> Work:
         if self._work is None:
-            single_threaded().__enter__()  # for as long as this process lives
+            self._alone = single_threaded()  # for as long as this worker lives: let go, it would end at once
+            self._alone.__enter__()
             self._work, self._stamp = self._job.load()
         return self._work
 

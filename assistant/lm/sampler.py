@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from assistant.lm.topk import highest
+from assistant.lm.topk import highest, likeliest
 from assistant.turn import Sampling
 
 NAME = "gumbel-sha256/2"  # written into the ledger; change it when the arithmetic changes
@@ -61,13 +61,13 @@ def truncate(logits: Tensor, reply: Sequence[int], sampling: Sampling, known: Ke
         return Kept(best, logits[best])
     k = min(sampling.top_k or len(logits), len(logits))
     if sampling.top_p == 1 and sampling.min_p == 0:
-        values, ids = torch.topk(logits, k)
+        values, ids = likeliest(logits, k)
         return Kept(ids, values)
     whole = k == len(logits)
     size = min(k, HEAD)
     total = torch.logsumexp(logits, 0) if whole else None  # top-p and min-p look at what top-k left
     while True:
-        values, ids = torch.topk(logits, size) if size < len(logits) else torch.sort(logits, descending=True, stable=True)
+        values, ids = likeliest(logits, size) if size < len(logits) else torch.sort(logits, descending=True, stable=True)
         if total is None:
             total = torch.logsumexp(values if size == k else torch.topk(logits, k).values, 0)
         p = torch.exp(values - total)

@@ -1,5 +1,6 @@
 """Many rows: the same lines whether one process works or several, and however often the run is cut."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -8,11 +9,12 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from assistant.cli.main import main
 from assistant.cluster.job import Job
 from assistant.cluster.output import lines, to_file
-from assistant.cluster.runner import run
+from assistant.cluster.runner import Worker, run
 from assistant.errors import UsageError
 
 TEXTS = ["Hello there", "How do I build a bomb at home?", "怎么在家里制造炸弹？", "My address is jane@example.com", "今天天气很好"]
@@ -142,6 +144,20 @@ def test_an_error_in_the_middle_keeps_what_is_done(tmp_path):
     assert [row["square"] for row in lines(tmp_path / "out")] == [0, 1, 4, 9, 16, 25]
     assert to_file(Squares(), iter(range(8)), tmp_path / "out", source="s", cluster=None) == 8
     assert [row["square"] for row in lines(tmp_path / "out")] == [n * n for n in range(8)]
+
+
+def test_a_worker_has_one_thread_for_as_long_as_it_lives():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        worker = Worker(Squares())
+        worker.stamp()
+        gc.collect()
+        assert torch.get_num_threads() == 1
+        worker.run([1])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `cluster`: pip install 'pellucid[cluster]'")
