@@ -58,8 +58,8 @@ class Layer(NamedTuple):
 
 
 class Desk(NamedTuple):
-    """Where one token is worked on. Every tensor is written over in every block, and what is a part of another is taken here, once: calls
-    that allocate a result or cut a view would be half of those that a token needs."""
+    """Where one token is worked on. Every tensor is written over in every block, and what is a part of another is cut out here, once, not
+    a thousand times a token."""
 
     stream: Tensor
     """The residual stream (1, D) and one number more: see `Step.normed`."""
