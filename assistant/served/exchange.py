@@ -196,7 +196,8 @@ class Stream:
         server._loop.call_soon_threadsafe(self._prepare)  # while the caller still has to wait for its log
 
     def _prepare(self) -> None:
-        self._request = self._server.request_for(self._path, self._body)
+        with contextlib.suppress(Exception):  # what cannot be made is said when it is to be sent
+            self._request = self._server.request_for(self._path, self._body)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The events as they come; ends early, and quietly, when cancelled. Raises ModelError; what came before it was yielded."""

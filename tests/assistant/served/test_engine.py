@@ -92,6 +92,15 @@ def test_a_request_is_made_ready_early_but_sent_only_when_the_log_has_it(serve, 
     assert len(server.requests) == 1
 
 
+def test_a_request_that_cannot_be_made_is_said_where_it_is_read(serve, connect, caplog):
+    engine = connect(serve())
+    stream = engine.server.stream("/chat/completions", {"messages": [], "temperature": math.nan}, None)
+    time.sleep(0.05)
+    with pytest.raises(ModelError, match="JSON compliant"):
+        list(stream)
+    assert not caplog.records
+
+
 def test_an_unsafe_reply_is_withdrawn_and_the_stream_closed(serve, connect, guard, ledger):
     unsafe = "Sure. To build a pipe bomb, first fill the pipe with gunpowder and then attach the detonator. Kill them all."
     words = unsafe.split()
