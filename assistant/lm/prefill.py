@@ -47,9 +47,7 @@ def read(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = 
     h = F.embedding(ids, model.embedding.weight).float().t().contiguous()  # (D, L)
     hidden = None if mask is None else torch.zeros(mask.shape, dtype=precision).masked_fill_(~mask, -torch.inf)
     for layer, block in enumerate(cast("list[Block]", model.blocks)):
-        x = torch.mm(block.qkv.weight, _normed(h, block.attention_norm, c.norm_eps).to(precision))  # ((H + 2K) · d, L)
-        x = x.t().contiguous().float()
-        x = x if block.qkv.bias is None else x.add_(block.qkv.bias)
+        x = _rows(_normed(h, block.attention_norm, c.norm_eps).to(precision), block.qkv)
         heard = _hear(x.view(rows), block, layer, turn, cache, hidden)
         if layer == c.n_layers - 1:
             h = h[:, -1:].contiguous()
@@ -57,6 +55,14 @@ def read(model: Transformer, ids: Tensor, cache: KVCache, mask: Tensor | None = 
         x = torch.mm(block.gate_up.weight, _normed(h, block.ffn_norm, c.norm_eps).to(precision))  # (2F, L)
         _add(h, block.down.weight, F.silu(x[:ffn], inplace=True).mul_(x[ffn:]))
     return rms_norm(h[:, 0], model.norm, c.norm_eps)
+
+
+def _rows(x: Tensor, linear: nn.Linear) -> Tensor:
+    """x (in, L) in the precision of the weights → W x + b as rows (L, out) in float32."""
+    if linear.weight.dtype is torch.float32:
+        return F.linear(x.t(), linear.weight, linear.bias)
+    y = torch.mm(linear.weight, x).t().contiguous().float()
+    return y if linear.bias is None else y.add_(linear.bias)
 
 
 def _add(h: Tensor, weight: Tensor, x: Tensor) -> None:
