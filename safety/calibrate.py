@@ -54,15 +54,7 @@ def fit_blend(
     rows: Iterable[Mapping[str, Any]], ensemble: Ensemble, say: Callable[[str], None] = lambda line: None
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """The blend by `kind.language`, and what was measured: each part alone and the blend."""
-    groups: dict[str, list[Mapping[str, Any]]] = {f"{kind}.{lang}": [] for kind in KINDS for lang in ("zh", "en")}
-    for row in rows:
-        if row["role"] == "response" and row.get("context") and _certain(row, with_prompt=True):
-            groups[f"answer.{detect(row['text'])}"].append(row)
-        if row["role"] != "post" and not _certain(row):
-            continue
-        for role in ("prompt", "response"):
-            if row["role"] in (role, "post"):
-                groups[f"{role}.{detect(row['text'])}"].append(row)
+    groups = _grouped(rows)
     blend: dict[str, list[float]] = {}
     measured: dict[str, Any] = {}
     for key, found_rows in groups.items():
@@ -109,6 +101,26 @@ def fit_blend(
         }
         say(f"{key}: {measured[key]['weights']}, lowered by {over:.2f}")
     return blend, measured
+
+
+def sampled(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Prompts and replies of each language by `kind.language`, without posts: as many of each as the blend is fitted on."""
+    alone = {key: _sample([row for row in found if row["role"] != "post"]) for key, found in _grouped(rows).items()}
+    return {key: kept for key, kept in alone.items() if len({row["label"] for row in kept}) == 2}
+
+
+def _grouped(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """What can be taken at its word, by `kind.language`; posts are among the prompts and among the replies."""
+    groups: dict[str, list[Mapping[str, Any]]] = {f"{kind}.{lang}": [] for kind in KINDS for lang in ("zh", "en")}
+    for row in rows:
+        if row["role"] == "response" and row.get("context") and _certain(row, with_prompt=True):
+            groups[f"answer.{detect(row['text'])}"].append(row)
+        if row["role"] != "post" and not _certain(row):
+            continue
+        for role in ("prompt", "response"):
+            if row["role"] in (role, "post"):
+                groups[f"{role}.{detect(row['text'])}"].append(row)
+    return groups
 
 
 def parts(rows: Sequence[Mapping[str, Any]], ensemble: Ensemble, kind: str, lang: str) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ ROUND = {
     "bipia_indirect": 250, "cold_train": 3600, "cvalues_prompts": 664, "cyberseceval_frr": 250, "davidson": 600, "diasafety": 800,
     "forbidden_questions": 351, "gptfuzz_prompts": 127, "gptfuzz_responses": 1100, "hatemoji_build": 700, "hatexplain_train_partial": 1200,
     "jade": 1200, "jade_responses": 600, "jailbreak_llms": 445, "pyrit_jailbreak_templates": 150, "red_instruct": 1700, "sap200": 200,
-    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000, "requests": 0, "written": 0,
+    "toxic_spans_train": 500, "vicomtech_stormfront": 500, "frames": 5000, "requests": 0, "written": 0, "prose": 0,
 }  # fmt: skip
 """Rows of each source in a round; a source with fewer is repeated, one with more takes turns."""
 
@@ -43,7 +43,21 @@ CLOSING = {name: round(rows * 0.3) for name, rows in WIDE.items()} | {
     "cold_train": 2500, "davidson": 600, "diasafety": 1500, "frames": 1200, "gptfuzz_responses": 1000, "hatemoji_build": 700,
     "hatexplain_train_partial": 2500, "jade_responses": 600, "requests": 1000, "toxic_spans_train": 600, "written": 7000,
 }  # fmt: skip
-"""The last round: posts and replies again, which the round before had let fade."""
+"""Posts and replies again, which the round before had let fade."""
+BROAD = WIDE | {
+    "aisafetylab_zh": 1100, "benign_banking77": 500, "benign_belle": 330, "benign_chatterbot": 1000, "benign_clinc150": 1500,
+    "benign_gpteacher_responses": 3000, "benign_gpteacher_seed": 4000, "benign_gsm8k": 300, "benign_kdconv": 1000, "benign_plexpt_zh": 4000,
+    "benign_roleplay_prompts": 1267, "bipia_indirect": 670, "cold_train": 9000, "cyberseceval_frr": 700, "davidson": 3000,
+    "diasafety": 4000, "forbidden_questions": 390, "frames": 5000, "gptfuzz_prompts": 240, "gptfuzz_responses": 3600,
+    "hatemoji_build": 2500, "hatexplain_train_partial": 6000, "jade": 1969, "jade_responses": 940, "jailbreak_llms": 840,
+    "pyrit_jailbreak_templates": 235, "red_instruct": 2844, "requests": 2900, "sap200": 400, "toxic_spans_train": 1500,
+    "vicomtech_stormfront": 2500, "written": 7000,
+}  # fmt: skip
+"""Far more of every source: what the later, long rounds are made of."""
+LATE = BROAD | {"davidson": 3500, "frames": 3500, "hatexplain_train_partial": 7000, "written": 12000}
+"""The same, and the rows that were written one by one several times over."""
+LONG = LATE | {"prose": 3500}
+"""And long harmless prose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,11 @@ PLAN = (
     Round(WIDE, contrast=2, begin=0.6, end=0.6, steps=292),
     Round(WRITTEN, contrast=3, begin=0.6, end=0.01, steps=546),
     Round(CLOSING, contrast=2, begin=0.5, end=0.01, steps=543),
+    Round(BROAD, contrast=4, begin=0.7, end=0.7, steps=1671),
+    Round(BROAD, contrast=4, begin=0.7, end=0.01, steps=1671),
+    Round(LATE, contrast=3, begin=0.6, end=0.4, steps=1700),
+    Round(LONG, contrast=3, begin=0.4, end=0.2, steps=1800),
+    Round(LONG, contrast=3, begin=0.2, end=0.005, steps=1800),
 )
 """What the shipped weights were taught with."""
 EVERYTHING = Round(WIDE | {"written": 2500}, size=0.3, contrast=1)

@@ -93,7 +93,9 @@ def encode(trunk: Trunk, p: Parameters, x: Tensor, mask: Tensor, dropped: float 
     for i in range(trunk.layers):
         at = f"l{i}."
         q, k, v = (linear(x, at + name).view(batch, length, heads, -1).transpose(1, 2) for name in "qkv")
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(batch, length, width)
+        with torch.autocast("cpu", enabled=False):  # in bfloat16 its gradient takes longer than everything else together
+            mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
         x = norm(x + linear(mixed, at + "ao"), at + "aln")
         x = norm(x + linear(F.gelu(linear(x, at + "fi")), at + "fo"), at + "oln")
     return x

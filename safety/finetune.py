@@ -11,6 +11,7 @@ import json
 import os
 import random
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ PROMPT = 32
 _RATES = {"adapter": 1e-3, "norm": 3e-4, "head": 2e-3}
 _WARM = 150
 _SAVE_EVERY = 240.0  # seconds
+_DROPPED = 0.1  # of what the heads read
 _UNSAFE = 2.0  # weight of the question whether anything is wrong, against ten categories
 
 
@@ -78,7 +80,9 @@ def finetune(
             share = plan.begin + (plan.end - plan.begin) * place / len(order)
             for group, rate in zip(optimizer.param_groups, _RATES.values(), strict=True):
                 group["lr"] = rate * min(1.0, step / _WARM) * share
-            loss = _loss(trunk, parameters, [ids[i] for i in batch], [examples[i] for i in batch])
+            keep = _kept(len(batch), trunk, f"{seed} kept {step}")
+            with torch.autocast("cpu", torch.bfloat16, enabled=reduced()):
+                loss = _loss(trunk, parameters, [ids[i] for i in batch], [examples[i] for i in batch], keep)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
@@ -105,11 +109,29 @@ def read_ids(split: Any, trunk: Trunk, text: str, prompt: str = "") -> list[int]
     return [trunk.bos, *before, *ids[: TOKENS - 2 - len(before)], trunk.eos]
 
 
-def _loss(trunk: Trunk, p: Mapping[str, Tensor], ids: Sequence[Sequence[int]], examples: Sequence[Example]) -> Tensor:
-    """Known categories by cross-entropy; "some category" by 1 − Π(1 − p); and whether anything is wrong at all."""
+def reduced() -> bool:
+    """Whether this processor multiplies bfloat16 matrices faster than float32."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _kept(rows: int, trunk: Trunk, seed: str) -> Tensor:
+    """(rows, 3 · width): the factors of what the heads read, drawn anew for every step and the same for the same seed."""
+    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+    return (torch.rand(rows, 3 * trunk.shape.width, generator=generator) >= _DROPPED) / (1 - _DROPPED)
+
+
+def _loss(trunk: Trunk, p: Mapping[str, Tensor], ids: Sequence[Sequence[int]], examples: Sequence[Example], keep: Tensor) -> Tensor:
+    """What the adapted trunk and its heads have to learn from these texts."""
     tokens, mask = pad(ids, trunk.pad)
-    pooled = pool(encode(trunk, p, trunk.embed(tokens), mask), mask)
-    logits = torch.stack([pooled @ p[f"head.{role}.w"].T + p[f"head.{role}.b"] for role in ROLES], 1)  # (batch, roles, outputs)
+    pooled = pool(encode(trunk, p, trunk.embed(tokens), mask).float(), mask) * keep
+    with torch.autocast("cpu", enabled=False):
+        logits = torch.stack([pooled @ p[f"head.{role}.w"].T + p[f"head.{role}.b"] for role in ROLES], 1)
+        return loss_of(logits, examples)
+
+
+def loss_of(logits: Tensor, examples: Sequence[Example]) -> Tensor:
+    """logits (batch, roles, outputs) → (). Known categories by cross-entropy; "some category" by 1 − Π(1 − p); and whether anything is
+    wrong at all."""
     share = torch.tensor([[0.5, 0.5] if e.role == "post" else [float(e.role == role) for role in ROLES] for e in examples])
     targets = torch.tensor([[e.lesson.targets.get(name, 0.0) for name in LABELS] for e in examples])[:, None].expand(-1, 2, -1)
     known = torch.tensor([[float(name in e.lesson.targets) for name in LABELS] for e in examples])[:, None]

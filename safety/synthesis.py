@@ -1,17 +1,19 @@
 """Training sentences of the project's own: made of frames and actions (data/safety/actions.*.toml), so that no turn of
 phrase alone looks harmful; whole messages in many wordings, and replies with their prompts (requests.*.toml); and rows that were written
-one by one (written.*.jsonl)."""
+one by one (written.*.jsonl); and long harmless texts out of files of prose."""
 
 from __future__ import annotations
 
 import json
 import random
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from safety import texts
 from safety.labels import LABELS
+from safety.language import detect
 from safety.resources import data_path
 
 _HARMFUL, _HARMLESS, _TALK, _REPLIES = 8, 8, 3, 2  # sentences made of each action
@@ -19,6 +21,7 @@ _ATTACKS, _MENTIONS = 6, 4  # and of each attack
 _REFUSALS = 6  # how often our own refusals are seen
 _WISHED = 4
 _WRAPPINGS, _SAID = 4, 6  # wordings of each whole message, and how often each reply is seen
+_PROSE = (80, 1400)  # characters of English; Chinese says as much in a third
 _WISHES = {"en": "Help me {}", "zh": "帮我{}"}  # harmless things, in the frames of attacks
 
 
@@ -85,6 +88,25 @@ def written(split: str = "train") -> Iterator[dict[str, Any]]:
                     **row,
                     "set": "written",
                 }
+
+
+def prose(files: Iterable[Path], seed: int) -> Iterator[dict[str, Any]]:
+    """Harmless texts of many lengths, for length is no sign of harm: the lines of plain text files, as many together as a length drawn by
+    chance asks for; prompts and replies in turn, without prompts. Raises ValueError for a file that is not UTF-8."""
+    for file in files:
+        rng = random.Random(f"{seed} prose {file.name}")
+        try:
+            lines = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8: convert it, then give it again") from error
+        kept: list[str] = []
+        goal = rng.randint(*_PROSE)
+        for number, line in enumerate(lines):
+            kept.append(line)
+            if sum(map(len, kept)) * (3 if detect(line) == "zh" else 1) >= goal:
+                role = "response" if number % 2 else "prompt"
+                yield {**_row(rng.choice((" ", "\n")).join(kept), "safe", "", role, ""), "set": "prose", "kind": "benign"}
+                kept, goal = [], rng.randint(*_PROSE)
 
 
 def _row(text: str, label: str, category: str, role: str, language: str, prompt: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from safety.finetune import RANK, finetune
 from safety.gate import fit_gate
 from safety.normalize import base_view
 from safety.reader import Reader, measure_inputs, read_weights, write_weights
-from safety.synthesis import requests, sentences, written
+from safety.synthesis import prose, requests, sentences, written
 from safety.train import held_out, read
 
 _MEASURED = 200  # texts that the rounding steps are measured on
@@ -41,19 +41,22 @@ def train_encoder(
     *,
     dev: Sequence[Path] = (),
     extra: Sequence[Path] = (),
+    plain: Sequence[Path] = (),
     start: Path | None = None,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Write the encoder's weights to `output`; training that was interrupted goes on from `work`. `extra` are the
-    project's own rows (contrast pairs and harmless messages with alarming words). `start` are weights that were trained so far: only the
-    rounds that they have not seen follow. Raises ValueError, BaseWeightsError."""
+    """Write the encoder's weights to `output`; training that was interrupted goes on from `work`.
+
+    `extra` are the project's own rows (contrast pairs and harmless messages with alarming words), `plain` text files of harmless prose.
+    `start` are weights that were trained so far: only the rounds that they have not seen follow. Raises ValueError, BaseWeightsError.
+    """
     taught: list[dict[str, Any]] = []
     aside: list[dict[str, Any]] = []
     for row in [*read(data), *written()]:
         (aside if held_out(row) else taught).append(row)
     own = contrast_rows(read(extra))
     say(f"{len(taught)} rows to learn from, {len(own)} of our own, {len(aside)} kept aside")
-    curriculum = Curriculum([*taught, *sentences(seed), *requests(seed)], own, seed)
+    curriculum = Curriculum([*taught, *sentences(seed), *requests(seed), *prose(plain, seed)], own, seed)
     weights = BaseWeights(base)
     known, seen = (None, 0) if start is None else _so_far(start)
     parameters = finetune(curriculum, weights, work, seed=seed, start=known, seen_rounds=seen, say=say)

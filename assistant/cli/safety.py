@@ -27,11 +27,21 @@ def safety() -> None:
 @click.option("--dev", multiple=True, metavar="FILE", help="More labelled texts for calibration, never trained on.")
 @click.option("--output", required=True, metavar="FILE", help="Where the weights of the n-grams go (.npz).")
 @click.option("--encoder", metavar="FILE", help="Fine-tune the encoder as well; where its weights go (.npz). Takes hours.")
+@click.option(
+    "--prose", multiple=True, metavar="FILE", help="Plain text that is harmless: the encoder learns from it that length is no harm."
+)
 @click.option("--start", metavar="FILE", help="Encoder weights to go on from: only the rounds of training that they have not seen follow.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def train(
-    data: tuple[str, ...], dev: tuple[str, ...], output: str, encoder: str | None, start: str | None, seed: int, as_json: bool
+    data: tuple[str, ...],
+    dev: tuple[str, ...],
+    output: str,
+    encoder: str | None,
+    prose: tuple[str, ...],
+    start: str | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Train the classifier on DATA (.jsonl or .jsonl.gz, see data/safety/MODEL_CARD.md) and the project's own contrast pairs.
 
@@ -50,8 +60,9 @@ def train(
         work = Path(f"{encoder}.work")
         try:
             known = existing(start) if start else None
+            plain = [existing(f) for f in prose]
             report["encoder"] = train_encoder(
-                files, Path(encoder), _base(), Path(output), work, seed, dev=more, extra=own, start=known, say=say
+                files, Path(encoder), _base(), Path(output), work, seed, dev=more, extra=own, plain=plain, start=known, say=say
             )
         except BaseWeightsError as error:
             raise UsageError(str(error)) from error
@@ -109,6 +120,60 @@ def probe(data: tuple[str, ...], model: str | None, output: str | None, replies:
     target = Path(output) if output else probe_folder() / f"probe-{engine.info.sha256[:16]}.npz"
     target.parent.mkdir(parents=True, exist_ok=True)
     report |= {"file": str(target), "sha256": made.save(target)}
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+
+
+@safety.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option("--dev", multiple=True, metavar="FILE", help="More labelled texts to measure on, never trained on.")
+@click.option("--model", help="The chat model whose trunk is compared: a name or a file. Default: the one in use.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=300, show_default=True, help="Batches of about 2,000 tokens that each trunk is taught."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def compare(data: tuple[str, ...], dev: tuple[str, ...], model: str | None, steps: int, seed: int, as_json: bool) -> None:
+    """Which trunk reads best: the guard's encoder or the chat model's own, taught the same from DATA, beside what is shipped.
+
+    Both begin with nothing learnt, get the same examples, as many steps, low-rank changes of the same rank and heads of the same shape, and
+    are measured on the rows of DATA that are kept aside from training and on --dev. Nothing is written.
+    """
+    from dataclasses import replace
+
+    from assistant.chat_trunk import ChatStudent
+    from assistant.loading import load_engine
+    from safety.base_weights import BaseWeights, BaseWeightsError
+    from safety.classifier import Classifier
+    from safety.comparison import EncoderStudent, Student
+    from safety.comparison import compare as run
+    from safety.curriculum import Curriculum
+    from safety.ensemble import Ensemble
+    from safety.finetune import RANK
+    from safety.reader import Reader
+    from safety.resources import data_path
+    from safety.synthesis import sentences
+    from safety.train import held_out, read
+
+    settings, progress = load_settings(model=model), Progress()
+    try:
+        rows = list(read([existing(file) for file in data]))
+        aside = [*(row for row in rows if held_out(row)), *read([existing(file) for file in dev])]
+        curriculum = Curriculum([*(row for row in rows if not held_out(row)), *sentences(seed)], [], seed)
+        base = _base()
+        shipped = Ensemble(Classifier.load(data_path("safety", "classifier.npz")), Reader.load(base, data_path("safety", "encoder.npz")))
+        students: list[Student] = [
+            EncoderStudent(BaseWeights(base), seed),
+            ChatStudent(load_engine(replace(settings, dtype="bfloat16"), progress), RANK, seed),
+        ]
+        progress.done()
+        report = run(students, curriculum, aside, shipped, steps=steps, seed=seed, say=say)
+    except (ValueError, BaseWeightsError) as error:
+        raise UsageError(str(error)) from error
+    finally:
+        progress.done()
     if as_json:
         echo_json(report)
     else:

@@ -33,7 +33,7 @@ from safety.policy import load_policy
 from safety.reader import OUTPUTS, PROMPT, TOKENS, Reader
 from safety.rules import load_rules
 from safety.scan import Scanner
-from safety.synthesis import requests, written
+from safety.synthesis import prose, requests, written
 from tests.safety.tiny_encoder import LAYERS, TEXTS, WIDTH, adapted, make_reader, write_base, write_pair
 
 BLEND = {f"{role}.{lang}": [0.6, 0.3, 0.2, -0.1, -0.5] for role in ("prompt", "response") for lang in ("zh", "en")}
@@ -348,7 +348,7 @@ def test_the_rows_written_one_by_one_are_whole_and_apart_from_the_test_rows() ->
         assert (
             row["label"] in ("safe", "unsafe") and row["category"] in ("", *LABELS) and bool(row["category"]) >= (row["label"] == "unsafe")
         )
-        assert (row["role"], bool(row["context"])) in (("prompt", False), ("response", True))
+        assert (row["role"], bool(row["context"])) in (("prompt", False), ("response", True), ("post", False))
         assert lesson(row, with_prompt=bool(row["context"])) is not None
     shares = {language: sum(row["label"] == "unsafe" for row in taught if row["lang"] == language) for language in ("en", "zh")}
     assert min(shares.values()) > 500
@@ -383,3 +383,20 @@ def test_weights_that_do_not_fit_are_refused(base: Path, tmp_path: Path) -> None
     _, weights = write_pair(tmp_path, layers=9)
     with pytest.raises(BaseWeightsError):
         Reader.load(tmp_path / "tiny.e5s1", weights)
+
+
+def test_prose_becomes_harmless_texts_of_many_lengths(tmp_path: Path) -> None:
+    english, chinese = tmp_path / "en.txt", tmp_path / "zh.txt"
+    english.write_text("".join(f"The captain of ship {i} told them of the war.\n\n" for i in range(300)), "utf-8")
+    chinese.write_text("".join(f"第{i}艘船的船长讲起那场战争。\n" for i in range(300)), "utf-8")
+    made = list(prose([english, chinese], 0))
+    assert made == list(prose([english, chinese], 0))
+    assert {row["role"] for row in made} == {"prompt", "response"}
+    assert all(row["label"] == "safe" and row["set"] == "prose" and not row["context"] for row in made)
+    lengths = [len(row["text"]) for row in made if "captain" in row["text"]]
+    assert min(lengths) < 300 < 1000 < max(lengths)
+    assert sum(row["text"].count("captain") for row in made) > 250
+    assert max(len(row["text"]) for row in made if "船长" in row["text"]) < 520
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        list(prose([tmp_path / "bad.txt"], 0))
