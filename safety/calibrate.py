@@ -36,8 +36,9 @@ SHARES = {
     "long": 0.6, "long unsafe": 0.4, "refusal": 0.4,
 }  # fmt: skip
 """How much each kind of row weighs as a whole."""
-_BY_CATEGORY, _NOISY = {"xsafety"}, 0.3
-"""Sets whose rows are labelled by their category, not one by one, and how much such a row weighs."""
+_NOISY = {"xsafety": 0.3, "diasafety": 0.1}
+"""Sets whose rows are labelled by their category, or are unsafe in a tone that people answer each other in and no assistant, and how much
+such a row weighs."""
 _RIDGE = 1e-4
 _GAIN = 0.01  # of average precision, before replies are read with their prompts
 _AT_ONCE = 256
@@ -69,8 +70,9 @@ def fit_blend(
                 continue
             raise ValueError(f"too few {lang} {kind} rows to calibrate with: add harmless (kind `benign`) and unsafe ones")
         seen = parts(members, ensemble, kind, lang)
-        trust = np.array([_NOISY if row.get("set") in _BY_CATEGORY else 1.0 for row in members])
-        weight = np.array([SHARES[kind] / kinds.count(kind) for kind in kinds]) * trust
+        trust = np.array([_NOISY.get(row.get("set", ""), 1.0) for row in members])
+        whole = {kind: float(trust[np.array([k == kind for k in kinds])].sum()) for kind in set(kinds)}
+        weight = np.array([SHARES[kind] / whole[kind] for kind in kinds]) * trust
         found = _regress(seen, unsafe, weight)
         risk = seen @ found[:FEATURES] + found[FEATURES]
         over = 0.0
@@ -195,9 +197,9 @@ def _figures(values: NDArray[np.float64], unsafe: NDArray[np.bool_], kinds: list
 
 
 def _sample(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """As many rows of each kind as `_MOST` says, always the same ones."""
+    """As many rows of each kind as `_MOST` says, always the same ones, those of noisy sets last."""
     kept: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: zlib.crc32(row["text"].encode("utf-8", "replace"))):
+    for row in sorted(rows, key=lambda row: (row.get("set", "") in _NOISY, zlib.crc32(row["text"].encode("utf-8", "replace")))):
         kept.setdefault(_kind(row), []).append(row)
     return [row for kind in sorted(kept) for row in kept[kind][: _MOST[kind]]]
 

@@ -78,7 +78,7 @@ def requests(seed: int) -> Iterator[dict[str, Any]]:
 
 def written(split: str = "train") -> Iterator[dict[str, Any]]:
     """The rows that were written one by one (written.*.jsonl): messages, texts and replies with their prompts, harmful and harmless twins.
-    `test` rows are for measuring only."""
+    `aside` rows are for calibrating, `test` rows for measuring only."""
     for language in ("en", "zh"):
         for line in data_path("safety", f"written.{language}.jsonl").read_text("utf-8").splitlines():
             row = json.loads(line)

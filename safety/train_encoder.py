@@ -50,10 +50,8 @@ def train_encoder(
     `extra` are the project's own rows (contrast pairs and harmless messages with alarming words), `plain` text files of harmless prose.
     `start` are weights that were trained so far: only the rounds that they have not seen follow. Raises ValueError, BaseWeightsError.
     """
-    taught: list[dict[str, Any]] = []
-    aside: list[dict[str, Any]] = []
-    for row in [*read(data), *written()]:
-        (aside if held_out(row) else taught).append(row)
+    taught = [row for row in [*read(data), *written()] if not held_out(row)]
+    aside = _aside(data, dev)
     own = contrast_rows(read(extra))
     say(f"{len(taught)} rows to learn from, {len(own)} of our own, {len(aside)} kept aside")
     curriculum = Curriculum([*taught, *sentences(seed), *requests(seed), *prose(plain, seed)], own, seed)
@@ -61,7 +59,12 @@ def train_encoder(
     known, seen = (None, 0) if start is None else _so_far(start)
     parameters = finetune(curriculum, weights, work, seed=seed, start=known, seen_rounds=seen, say=say)
     examples = curriculum.round(len(PLAN), EVERYTHING)
-    return finish(parameters, weights, output, ngrams, examples, [*aside, *read(dev)], {"seed": seed, "rounds": len(PLAN)}, say)
+    return finish(parameters, weights, output, ngrams, examples, aside, {"seed": seed, "rounds": len(PLAN)}, say)
+
+
+def _aside(data: Sequence[Path], dev: Sequence[Path]) -> list[dict[str, Any]]:
+    """What teaches nothing and calibrates: rows kept aside from the data files and from our own, and the dev files."""
+    return [*(row for row in [*read(data), *written()] if held_out(row)), *written("aside"), *read(dev)]
 
 
 def _so_far(path: Path) -> tuple[dict[str, Tensor], int]:
@@ -106,7 +109,7 @@ def calibrate(
 def recalibrate(weights: Path, base: Path, ngrams: Path, data: Sequence[Path], dev: Sequence[Path], say: Say) -> dict[str, Any]:
     """Fit the blend anew and write it into `weights`: after the n-grams were trained again, or for other rows."""
     arrays, header = read_weights(weights)
-    aside = [row for row in read(data) if held_out(row)] + list(read(dev))
+    aside = _aside(data, dev)
     blend, measured = calibrate(weights, base, ngrams, aside, say)
     parts = {kind: {n[2:]: torch.from_numpy(v) for n, v in arrays.items() if n.startswith(kind)} for kind in ("p/", "i/")}
     digest = write_weights(weights, parts["p/"], parts["i/"], {**header, "blend": blend})

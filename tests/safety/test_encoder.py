@@ -340,11 +340,13 @@ def test_the_projects_own_messages_are_rows_that_teach() -> None:
 
 
 def test_the_rows_written_one_by_one_are_whole_and_apart_from_the_test_rows() -> None:
-    taught, aside = list(written()), list(written("test"))
+    taught, aside, calibrating = list(written()), list(written("test")), list(written("aside"))
     assert len(taught) > 10 * len(aside) > 1000
     assert not {row["text"] for row in taught} & {row["text"] for row in aside if row["role"] == "prompt"}
-    assert len({row["id"] for row in taught + aside}) == len(taught + aside)
-    for row in taught + aside:
+    assert len(calibrating) > 100
+    everything = taught + aside + calibrating
+    assert len({row["id"] for row in everything}) == len(everything)
+    for row in everything:
         assert (
             row["label"] in ("safe", "unsafe") and row["category"] in ("", *LABELS) and bool(row["category"]) >= (row["label"] == "unsafe")
         )
