@@ -6,14 +6,16 @@ characters that were seen before flatter more than meaning does. Rows weigh as t
 half of the weight lies on everyday messages. Long texts are made of the rows, harmless ones and ones with something
 harmful somewhere inside, and answers of everyday questions with everyday replies and of harmful ones with refusals,
 because the files hold few of them. Then the offset is lowered, where need be, until at most the allowed shares of
-harmless rows are cautioned.
+harmless rows are cautioned; of replies, as the moderator reads them while they grow.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,10 @@ from safety.ensemble import FEATURES, KINDS, Ensemble
 from safety.evaluate import average_precision, calibration_error, recall_at
 from safety.labels import lesson
 from safety.language import detect
+from safety.moderate import Moderator
 from safety.normalize import base_view
+from safety.policy import Tiers, load_policy
+from safety.scan import Scanner
 
 ALLOWED = {"everyday": 0.01, "borderline": 0.15, "long": 0.03, "refusal": 0.01}
 """The shares of everyday messages, of harmless ones that sound harmful, of long ones and of refusals that may be cautioned."""
@@ -39,6 +44,9 @@ SHARES = {
 _NOISY = {"xsafety": 0.3, "diasafety": 0.1}
 """Sets whose rows are labelled by their category, or are unsafe in a tone that people answer each other in and no assistant, and how much
 such a row weighs."""
+_TRIED = {"gptfuzz_responses", "jade_responses"}
+"""Sets whose harmless replies answer harmful prompts: they are called benign, but everyday they are not."""
+_LEAST = 1e-3  # no score is surer than this
 _RIDGE = 1e-4
 _GAIN = 0.01  # of average precision, before replies are read with their prompts
 _AT_ONCE = 256
@@ -75,11 +83,13 @@ def fit_blend(
         weight = np.array([SHARES[kind] / whole[kind] for kind in kinds]) * trust
         found = _regress(seen, unsafe, weight)
         risk = seen @ found[:FEATURES] + found[FEATURES]
-        over = 0.0
-        for name, allowed in ALLOWED.items() - {("long", ALLOWED["long"])}:
-            mine = risk[np.array([k == name for k in kinds]) & (trust == 1.0)]
-            if len(mine) >= 20:
-                over = max(over, float(np.quantile(mine, 1 - allowed)) - CAUTION)
+        over, fitted = 0.0, [*map(float, found[:FEATURES]), float(found[FEATURES])]
+        trial = {f"response.{other}": fitted for other in ("zh", "en")} | blend | {key: fitted}
+        for name in ALLOWED.keys() - {"long"}:
+            calm = [i for i, known in enumerate(kinds) if known == name and trust[i] == 1.0]
+            if len(calm) >= 20:
+                mine = risk[calm] if kind == "prompt" else grown([members[i] for i in calm], ensemble, kind, trial)
+                over = max(over, float(np.quantile(mine, 1 - ALLOWED[name])) - CAUTION)
         long = seen[:, 3] > 0
         long &= np.array([k == "long" for k in kinds])
         if long.any():  # what is too high there, length has to answer for
@@ -137,6 +147,20 @@ def parts(rows: Sequence[Mapping[str, Any]], ensemble: Ensemble, kind: str, lang
         some = texts[start : start + _AT_ONCE]
         ensemble.prepare(some, role)
         out += [ensemble.parts(text, role, lang) for text in some]
+    return np.array(out)
+
+
+def grown(rows: Sequence[Mapping[str, Any]], ensemble: Ensemble, kind: str, blend: dict[str, list[float]]) -> NDArray[np.float64]:
+    """(rows,): the greatest risk, as a logit, that each reply has while it grows, by the classifiers alone. `kind`: `answer` for replies
+    that are read with their prompts."""
+    scanner = Scanner((), Ensemble(ensemble.ngrams, ensemble.reader, blend))
+    silent = replace(load_policy("open"), tiers=dict.fromkeys(load_policy("open").tiers, Tiers(None, None)))
+    out = []
+    for row in rows:
+        moderator = Moderator(scanner, silent, "", str(row["context"]) if kind == "answer" else "")
+        moderator.feed(row["text"])
+        score = max(moderator.finish().verdict.categories.values(), default=0.0)
+        out.append(math.log((score + _LEAST) / (1 - score + _LEAST)))
     return np.array(out)
 
 
@@ -218,7 +242,7 @@ def _kind(row: Mapping[str, Any]) -> str:
         return f"{row['label']} post"
     if row["label"] == "unsafe":
         return "unsafe"
-    return "everyday" if row["kind"] == "benign" else "borderline"
+    return "everyday" if row["kind"] == "benign" and row.get("set", "") not in _TRIED else "borderline"
 
 
 def _regress(x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64]) -> NDArray[np.float64]:

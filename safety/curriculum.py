@@ -89,7 +89,7 @@ PLAN = (
     Round(LONG, contrast=3, begin=0.2, end=0.005, steps=1800),
 )
 """What the shipped weights were taught with."""
-EVERYTHING = Round(WIDE | {"written": 2500}, size=0.3, contrast=1)
+EVERYTHING = Round(WIDE | {"written": 2500}, contrast=1)
 """What the gate is taught on: as a guard meets it, not as a lesson insists on it."""
 _POST = 4.0  # labels.py trusts posts little, for the sake of the n-grams; a model that reads meaning may trust them more
 _JOINED = 0.08

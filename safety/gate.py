@@ -22,10 +22,10 @@ from safety.reader import Reader
 SUSPECT, LOST = -2.0, 0.004
 """From which greatest logit of the last layer on a text must not be stopped, and the share of such texts that may be."""
 _CLEAR = -2.0  # what the gate learns to let through
-_MOST = {"prompt": 8000, "response": 5000}
+_MOST = {"prompt": 26000, "response": 12000}
 _KEPT = 4  # one text in so many sets the offset
 _RIDGE = 30.0
-HIDDEN, _EPOCHS, _BATCH, _RATE, _DECAY, _DROPPED = 48, 12, 64, 1e-3, 0.1, 0.1
+HIDDEN, _EPOCHS, _BATCH, _RATE, _DECAY, _DROPPED = 96, 12, 64, 1e-3, 0.1, 0.1
 
 
 def fit_gate(reader: Reader, examples: Sequence[Example], seed: int, say: Callable[[str], None]) -> dict[str, Tensor]:

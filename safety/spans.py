@@ -29,6 +29,7 @@ from safety.base_weights import SHA256, BaseWeights
 from safety.encoder import LAYERS, Trunk, encode, pad, tokenizer
 from safety.ensemble import WORD
 from safety.explanation import Weight
+from safety.finetune import reduced
 from safety.normalize import View, base_view
 from safety.reader import TOKENS, read_weights
 
@@ -240,7 +241,9 @@ def _fit(reader: SpanReader, windows: Sequence[Window], rng: random.Random, say:
                 group["lr"] = group["top"] * min(1.0, (step + 1) / WARM) * (1 - step / steps)
             y = torch.nn.utils.rnn.pad_sequence([w.label for w in batch], batch_first=True, padding_value=-1.0)
             seen = y >= 0
-            loss = F.binary_cross_entropy_with_logits(reader.logits(batch, DROPPED)[seen], y[seen])
+            with torch.autocast("cpu", torch.bfloat16, enabled=reduced()):
+                logits = reader.logits(batch, DROPPED)
+            loss = F.binary_cross_entropy_with_logits(logits.float()[seen], y[seen])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(low, 1.0)
